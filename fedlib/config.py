@@ -1,0 +1,310 @@
+"""Settings: a preset's YAML chain, deep-merged with a notebook's parameters, validated before any work. No torch."""
+
+import ctypes
+import difflib
+import functools
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+CODE_VERSION = 1  # raise it when a result changes for the same settings: old runs are then left alone
+ROOT = Path(__file__).resolve().parent.parent
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message is one line."""
+
+    def _render_traceback_(self):  # what IPython shows: the line, not the way to it
+        return [f"SettingsError: {self}"]
+
+
+class Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Scratch(Group):
+    hidden: Count
+    layers: Count
+    heads: Count
+    mlp: Count
+    vocabulary: Annotated[int, Field(ge=300)]
+    steps: Count
+    batch_size: Count
+    learning_rate: Positive
+
+
+class Model(Group):
+    base: str
+    revision: str | None
+    device: Literal["auto", "cpu", "cuda"]
+    dtype: Literal["auto", "float32", "bfloat16"]
+    template: Literal["chat", "alpaca"]
+    max_length: Annotated[int, Field(ge=8)]
+    lora_rank: Count
+    lora_alpha: Positive
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)]
+    lora_targets: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)]
+    scratch: Scratch
+
+
+class Data(Group):
+    source: Literal["world", "local"]
+    folder: str | None
+    benign: Annotated[list[str], Field(min_length=1)]
+    aligned: str | None
+    aligned_share: Share
+    unaligned: str | None
+    unaligned_share: Share
+    harmful: str | None
+    fields: dict[str, str]
+    rows: Count
+    partition: Literal["dirichlet", "iid", "sizes"]
+    alpha: Positive
+    sizes: list[Count] | None
+
+
+class Federation(Group):
+    clients: Count
+    malicious: Annotated[int, Field(ge=0)]
+    sampled: Count
+    rounds: Count
+    aggregator: Literal["fedavg"]
+
+
+class Training(Group):
+    steps: Count
+    batch_size: Count
+    accumulation: Count
+    learning_rate: Positive
+    learning_rate_min: Annotated[float, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    clip: Positive
+
+
+class Defense(Group):
+    """The post-hoc defence's settings: none yet."""
+
+
+class Swat(Group):
+    """SWAT's settings: none yet."""
+
+
+class Evaluation(Group):
+    judges: Annotated[list[Literal["rule", "help"]], Field(min_length=1)]
+    split: Literal["evaluation", "validation"]
+    harmful: Count
+    benign: Count
+    temperature: Annotated[float, Field(ge=0)]
+    max_new_tokens: Count
+    batch_size: Count
+    show_responses: bool
+
+
+class Settings(Group):
+    """Everything one run needs; `seeds` are those a notebook repeats it for. Frozen: `replace` makes another."""
+
+    preset: str
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seed: Annotated[int, Field(ge=0)]
+    model: Model
+    data: Data
+    federation: Federation
+    training: Training
+    defense: Defense
+    swat: Swat
+    evaluation: Evaluation
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        f, d = self.federation, self.data
+        checks = [
+            (f.sampled <= f.clients, f"federation.sampled: {f.sampled} is more than federation.clients, {f.clients}"),
+            (f.malicious <= f.clients, f"federation.malicious: {f.malicious} is more than federation.clients, {f.clients}"),
+            (self.training.batch_size % self.training.accumulation == 0,
+             f"training.accumulation: {self.training.accumulation} must divide batch_size, {self.training.batch_size}"),
+            ((d.partition == "sizes") == (d.sizes is not None), "data.sizes: goes with data.partition: sizes"),
+            (d.sizes is None or len(d.sizes) == f.clients,
+             f"data.sizes: {len(d.sizes or [])} sizes for federation.clients: {f.clients}"),
+            (d.source == "world" or d.folder is not None,
+             "data.folder: data.source is local, so name the folder: -y \"data: {folder: PATH}\""),
+        ]
+        for fine, message in checks:
+            if not fine:
+                raise ValueError(message)
+        return self
+
+    def replace(self, **changes):
+        """Another Settings with these fields changed, group by group: replace(seed=1, federation={"sampled": 10})."""
+        return _validate([("params/", self.model_dump()), ("replace()", changes)])
+
+
+GROUPS = tuple(n for n, f in Settings.model_fields.items() if isinstance(f.annotation, type) and issubclass(f.annotation, Group))
+
+
+def load(preset="mini", seeds=None, **groups):
+    """Settings of a preset (a name in params/, or a path to a YAML file) with a notebook's groups on top.
+
+    Every preset starts from params/mini.yaml, the complete and commented list; a file whose `preset:` names
+    another one extends that. Raises SettingsError with one line: place, what is wrong, nearest right name."""
+    name, layers = _chain(preset)
+    for group, given in groups.items():
+        if group not in GROUPS:
+            raise SettingsError(f"parameters: {group}: no such group{_nearest(group, GROUPS)}")
+        if isinstance(given, str):
+            raise SettingsError(f"parameters: {group}: arrived as a string; papermill's -p cannot pass a group,"
+                                f' use -y "{group}: {{field: value}}"')
+    if isinstance(seeds, str | int):
+        raise SettingsError(f'parameters: seeds: must be a list, got {seeds!r}; use -y "seeds: [0, 1]"')
+    given = {k: v for k, v in groups.items() if v} | ({} if seeds is None else {"seeds": list(seeds)})
+    merged = [*layers, ("parameters", given)]
+    first = [d["seeds"] for _, d in merged if d.get("seeds")][-1:]
+    return _validate([*merged, ("parameters", {"preset": name, "seed": first[0][0] if first and isinstance(first[0], list) else 0})])
+
+
+def outputs():
+    """The folder for everything that is made: outputs/ in the repository, or FEDLIB_OUTPUTS."""
+    return Path(os.environ.get("FEDLIB_OUTPUTS") or ROOT / "outputs")
+
+
+def path(text):
+    """A path written in settings: absolute, from the home folder, or relative to the repository's root."""
+    return ROOT / Path(text).expanduser()
+
+
+def derive(seed, *names):
+    """A 63-bit seed of its own for each purpose, so that no two random choices share a stream."""
+    return int.from_bytes(hashlib.sha256(json.dumps([seed, *names]).encode()).digest()[:8]) >> 1
+
+
+def digest(value):
+    """12 hex digits of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@functools.cache
+def has_gpu():
+    """Whether the CUDA driver sees a device (asked without torch, heeding CUDA_VISIBLE_DEVICES)."""
+    try:
+        cuda, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(0)
+    except OSError:
+        return False
+    return cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+def device(settings):
+    return {"auto": "cuda" if has_gpu() else "cpu"}.get(settings.model.device, settings.model.device)
+
+
+def dtype(settings):
+    return {"auto": "bfloat16" if device(settings) == "cuda" else "float32"}.get(settings.model.dtype, settings.model.dtype)
+
+
+def _read(file):
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise SettingsError(f"{file}: line {mark.line + 1 if mark else '?'}: not valid YAML") from None
+    if not isinstance(content, dict):
+        raise SettingsError(f"{file}: must hold groups of settings, found {type(content).__name__}")
+    for key in content:
+        if key not in (*GROUPS, "preset", "seeds"):
+            raise SettingsError(f"{file}: {key}: no such group{_nearest(str(key), (*GROUPS, 'preset', 'seeds'))}")
+    return content
+
+
+def _chain(preset):
+    """(name, [(file, content)]) from mini to the preset asked for."""
+    names = sorted(p.stem for p in (ROOT / "params").glob("*.yaml"))
+    if not isinstance(preset, str):
+        raise SettingsError(f"parameters: preset: must be a name or a path, got {preset!r}; names: {', '.join(names)}")
+    by_path = preset.endswith((".yaml", ".yml"))
+    file = Path(preset).expanduser() if by_path else ROOT / "params" / f"{preset}.yaml"
+    if by_path and not file.exists():
+        file = path(preset)
+    if not by_path and preset not in names or not file.exists():
+        raise SettingsError(f"parameters: preset: no {'file' if by_path else 'preset'} {preset!r}{_nearest(preset, names)}")
+    layers, name = [], file.stem
+    while True:
+        content = _read(file)
+        layers.insert(0, (str(file), {k: v for k, v in content.items() if k != "preset"}))
+        parent = content.get("preset", file.stem)
+        if not isinstance(parent, str) or parent != file.stem and parent not in names:
+            raise SettingsError(f"{file}: preset: no preset {parent!r}{_nearest(str(parent), names)}")
+        if file == ROOT / "params" / "mini.yaml":
+            return name, layers
+        file = ROOT / "params" / f"{'mini' if parent == file.stem else parent}.yaml"
+        if len(layers) > len(names) + 1:
+            raise SettingsError(f"{file}: preset: the chain of presets goes in a circle")
+
+
+def _merge(base, over):
+    if isinstance(base, dict) and isinstance(over, dict):
+        return {k: _merge(base[k], over[k]) if k in base and k in over else over.get(k, base.get(k)) for k in {**base, **over}}
+    return over
+
+
+def _nearest(name, known):
+    close = difflib.get_close_matches(name, known, 1, 0.5)
+    return (f"; did you mean {close[0]!r}?" if close else "") + f" (known: {', '.join(known)})"
+
+
+def _validate(layers):
+    merged = functools.reduce(_merge, [content for _, content in layers], {})
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise SettingsError(_one_line(error.errors()[0], layers)) from None
+
+
+def _one_line(error, layers):
+    """One line for pydantic's first error: the last layer that set the field, the field, what is wrong."""
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    loc, model = [], Settings
+    for part in error["loc"]:  # without pydantic's own parts for the branches of a union
+        if isinstance(part, int) or part in _lookup(layers, loc) or error["type"] == "missing":
+            loc.append(part)
+    source = next((s for s, content in reversed(layers) if _has(content, loc)), layers[-1][0])
+    where, value = f"{source}: {'.'.join(map(str, loc))}", error["input"]
+    if error["type"] == "extra_forbidden":
+        for part in loc[:-1]:
+            model = model.model_fields[part].annotation
+        return f"{where}: no such field{_nearest(loc[-1], list(model.model_fields))}"
+    message = error["msg"][0].lower() + error["msg"][1:]
+    if error["type"] == "literal_error" and isinstance(value, str):
+        options = [o.strip("' ") for o in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        return f"{where}: {value!r} is not allowed{_nearest(value, options)}"
+    hint = ""
+    if isinstance(value, str) and error["type"].startswith("float"):
+        hint = "; YAML reads 2e-5 as a string, write 2.0e-5"
+    return f"{where}: {message}, got {value!r} ({type(value).__name__}){hint}"
+
+
+def _lookup(layers, loc):
+    found = functools.reduce(_merge, [content for _, content in layers], {})
+    for part in loc:
+        found = found[part]
+    return found if isinstance(found, dict) else {}
+
+
+def _has(content, loc):
+    for part in loc:
+        if isinstance(content, list) and isinstance(part, int) and part < len(content):
+            content = content[part]
+        elif isinstance(content, dict) and part in content:
+            content = content[part]
+        else:
+            return False
+    return True

@@ -1,0 +1,95 @@
+"""Models: load any causal LM, attach LoRA, adapter to and from one flat vector, save and load adapters."""
+
+import hashlib
+import json
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from fedlib import config, runs
+
+
+def load(settings):
+    """(base model, tokenizer) by model.base, on its device and in its precision; the weights come from safetensors."""
+    m = settings.model
+    place, revision = runs.base_folder(settings), {"revision": m.revision} if m.revision else {}
+    if place is None and "/" not in m.base:
+        raise config.SettingsError(f"model.base: no folder or hub model {m.base!r}")
+    source = str(place or m.base)
+    tokenizer = AutoTokenizer.from_pretrained(source, **revision)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    device_map = "auto" if config.device(settings) == "cuda" else {"": "cpu"}  # accelerate places the model
+    base = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, config.dtype(settings)), use_safetensors=True,
+                                                device_map=device_map, **revision)
+    base.generation_config = GenerationConfig()  # a checkpoint's own sampling habits would override ours
+    return base.eval(), tokenizer
+
+
+def attach_lora(base, settings):
+    """A PeftModel with a fresh LoRA adapter (Hu et al. 2022), the same for every method of a seed."""
+    m = settings.model
+    lora = LoraConfig(r=m.lora_rank, lora_alpha=m.lora_alpha, lora_dropout=m.lora_dropout, bias="none",
+                      target_modules=m.lora_targets, task_type="CAUSAL_LM")
+    with torch.random.fork_rng():
+        torch.manual_seed(config.derive(settings.seed, "adapter"))
+        try:
+            return get_peft_model(base, lora)
+        except ValueError as error:
+            linear = sorted({n.split(".")[-1] for n, x in base.named_modules() if isinstance(x, torch.nn.Linear)})
+            raise config.SettingsError(f"model.lora_targets: {m.lora_targets} does not fit this model; its linear modules: "
+                                       f"{', '.join(linear)} ({str(error).splitlines()[0]})") from None
+
+
+def _parameters(tuned):
+    """The adapter's parameters in the vector's fixed order: by name."""
+    return [p for _, p in sorted(tuned.named_parameters()) if p.requires_grad]
+
+
+def get_vector(tuned):
+    """The adapter as one float32 vector [D], a copy."""
+    parts = _parameters(tuned)
+    return torch.cat([p.detach().flatten().float().to(parts[0].device) for p in parts])
+
+
+@torch.no_grad()
+def set_vector(tuned, vector):
+    """Write a vector [D] into the adapter; ValueError if its length is not the adapter's."""
+    parts = _parameters(tuned)
+    size = sum(p.numel() for p in parts)
+    if vector.shape != (size,):
+        raise ValueError(f"the adapter has {size} parameters, the vector's shape is {tuple(vector.shape)}")
+    for p, piece in zip(parts, vector.split([p.numel() for p in parts]), strict=True):
+        p.copy_(piece.view_as(p))
+
+
+def save_adapter(tuned, settings, folder):
+    """Write the adapter in PEFT's format, byte for byte reproducible (PEFT's own writer is not)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().float().cpu().contiguous() for k, v in sorted(get_peft_model_state_dict(tuned).items())}
+    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    fields = tuned.peft_config["default"].to_dict() | {"inference_mode": True}
+    fields["base_model_name_or_path"] = _base_name(settings)
+    plain = {k: sorted(v) if isinstance(v, set) else v for k, v in fields.items()}
+    (folder / "adapter_config.json").write_text(json.dumps(plain, indent=1, sort_keys=True, default=str) + "\n")
+
+
+def _base_name(settings):
+    folder = runs.base_folder(settings)
+    if folder is None:
+        return settings.model.base
+    return str(folder.relative_to(config.ROOT)) if folder.is_relative_to(config.ROOT) else str(folder)
+
+
+def load_run(settings, folder):
+    """(tuned model, tokenizer) of a finished run; its adapter must fit the base to the last tensor."""
+    base, tokenizer = load(settings)
+    tuned = PeftModel.from_pretrained(base, folder / "adapter")
+    saved = hashlib.sha256()
+    from safetensors.torch import load_file
+    on_disk, now = load_file(folder / "adapter" / "adapter_model.safetensors"), get_peft_model_state_dict(tuned)
+    if set(on_disk) != set(now) or any(not torch.equal(on_disk[k], now[k].float().cpu()) for k in on_disk):
+        raise ValueError(f"{folder}/adapter does not fit the base {settings.model.base}: tensors missing or different")
+    return tuned.eval(), tokenizer

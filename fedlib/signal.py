@@ -1,0 +1,26 @@
+"""What the server could see in the updates: their similarity, and how well it tells malicious clients apart.
+
+Tensors come in, but torch is not imported: a warm notebook works on records alone."""
+
+import numpy as np
+
+
+def cosine(updates):
+    """Pairwise cosine similarity [K, K] of updates [K, D]; a zero update is similar to nothing (0), itself included."""
+    unit = updates.float() / updates.float().norm(dim=1, keepdim=True).clamp(min=1e-30)
+    return (unit @ unit.T).clamp(-1, 1)
+
+
+def mean_similarity(cosine):
+    """Each client's mean cosine to the others [K], from the matrix [K, K]."""
+    cosine = np.asarray(cosine, dtype=float)
+    return (cosine.sum(1) - np.diag(cosine)) / (len(cosine) - 1)
+
+
+def auc(scores, malicious):
+    """Area under the ROC curve of scores [K] that should be *lower* for malicious clients [K bool]; 0.5 is chance."""
+    scores, malicious = np.asarray(scores, dtype=float), np.asarray(malicious, dtype=bool)
+    if malicious.all() or not malicious.any():
+        raise ValueError("the AUC needs both benign and malicious clients")
+    below = scores[malicious][:, None] - scores[~malicious][None, :]
+    return float(np.mean((below < 0) + 0.5 * (below == 0)))

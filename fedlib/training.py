@@ -1,0 +1,79 @@
+"""Local instruction tuning: a plain torch loop with the loss on the response only."""
+
+import math
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+
+def collate(rows, device="cpu"):
+    """Rows (ids, prompt length) -> ids [B, T] and labels [B, T], -100 where no loss is taken.
+
+    Padded on the right, so that under a causal mask no real token sees padding and no mask is needed."""
+    width = max(len(ids) for ids, _ in rows)
+    ids, labels = np.zeros((len(rows), width), dtype=np.int64), np.full((len(rows), width), -100, dtype=np.int64)
+    for i, (row, start) in enumerate(rows):
+        ids[i, : len(row)] = row
+        labels[i, start : len(row)] = row[start:]
+    return torch.from_numpy(ids).to(device), torch.from_numpy(labels).to(device)
+
+
+def response_loss(model, ids, labels):
+    """Summed cross entropy over the labelled tokens and their number; logits are made at those positions alone.
+
+    A head that does more than multiply (soft caps, scaled logits) is run whole."""
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    keep, wanted = labels[:, 1:] >= 0, labels[:, 1:]
+    config = causal.config
+    if any(getattr(config, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")):
+        logits = causal(input_ids=ids, use_cache=False).logits[:, :-1][keep]
+    else:
+        hidden = causal.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+        logits = causal.get_output_embeddings()(hidden[keep])
+    return cross_entropy(logits.float(), wanted[keep], reduction="sum"), keep.sum()
+
+
+def learning_rate(settings, round_):
+    """The cosine over rounds, from learning_rate down to learning_rate_min (paper S: constant within a round)."""
+    t, share = settings.training, round_ / max(1, settings.federation.rounds)
+    return t.learning_rate_min + 0.5 * (t.learning_rate - t.learning_rate_min) * (1 + math.cos(math.pi * share))
+
+
+def batches(count, size, steps, seed):
+    """Index batches [size] for each step: shuffled epochs one after another, a pure function of the seed."""
+    rng, order = np.random.default_rng(seed), np.empty(0, dtype=int)
+    for _ in range(steps):
+        while len(order) < size:
+            order = np.concatenate([order, rng.permutation(count)])
+        yield order[:size]
+        order = order[size:]
+
+
+def tune(model, rows, settings, round_, seed):
+    """Train the model's trainable parameters in place for training.steps; AdamW starts afresh.
+
+    rows: encoded as by data.encode. Returns (mean response loss of each step, tokens seen). The seed gives the
+    batches and the dropout masks; the caller's random state is left as it was."""
+    t, device = settings.training, next(model.parameters()).device
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, learning_rate(settings, round_), weight_decay=t.weight_decay, fused=True)
+    losses, tokens = [], 0
+    model.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for batch in batches(len(rows), t.batch_size, t.steps, seed):
+            parts = [collate([rows[i] for i in part], device) for part in np.split(batch, t.accumulation)]
+            labelled = sum((labels[:, 1:] >= 0).sum() for _, labels in parts)
+            total = 0.0
+            for ids, labels in parts:
+                loss, _ = response_loss(model, ids, labels)
+                (loss / labelled).backward()
+                total += loss.detach() / labelled
+                tokens += ids.numel()
+            torch.nn.utils.clip_grad_norm_(parameters, t.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            losses.append(total)
+    model.eval()
+    return torch.stack(losses).tolist(), tokens
