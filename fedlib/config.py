@@ -4,6 +4,7 @@ import ctypes
 import difflib
 import functools
 import hashlib
+import itertools
 import json
 import os
 from pathlib import Path
@@ -145,6 +146,10 @@ class Settings(Group):
     def replace(self, **changes):
         """Another Settings with these fields changed, group by group: replace(seed=1, federation={"sampled": 10})."""
         return _validate([("params/", self.model_dump()), ("replace()", changes)])
+
+    def vary(self, *axes):
+        """A list of Settings: the product of axes, each a list of changes as `replace` takes them."""
+        return [self.replace(**functools.reduce(_merge, changes, {})) for changes in itertools.product(*axes)]
 
 
 GROUPS = tuple(n for n, f in Settings.model_fields.items() if isinstance(f.annotation, type) and issubclass(f.annotation, Group))

@@ -271,7 +271,7 @@ def revision(settings, what="training"):
         for name in d.benign:
             if name not in world.DATASETS:
                 raise DataError(f"data.benign: no dataset {name!r}{config._nearest(name, world.DATASETS)}")
-        return world.digest()
+        return world.digest("clients")
     files = [*d.benign, d.aligned] + ([d.unaligned] if what == "training" and settings.federation.malicious else [])
     for label, share in (("aligned", d.aligned_share), ("unaligned", settings.federation.malicious), ("harmful", 1)):
         if share and getattr(d, label) is None:

@@ -56,14 +56,19 @@ def execute(settings, folder):
         global_ = global_ + step
         _record(folder, global_, {
             "round": round_, "sampled": sampled, "malicious": [k for k in sampled if k in attack.malicious(settings)],
-            "learning_rate": training.learning_rate(settings, round_), "losses": losses,
-            "weights": None if weights is None else weights.tolist(), "sizes": [sizes[k] for k in sampled],
-            "dropped": [dropped[k] for k in sampled], "norms": updates.norm(dim=1).tolist(),
-            "cosine": signal.cosine(updates).round(decimals=4).tolist(),
+            "learning_rate": training.learning_rate(settings, round_),
+            "losses": {k: _short(v) for k, v in losses.items()},
+            "weights": None if weights is None else _short(weights.tolist()), "sizes": [sizes[k] for k in sampled],
+            "dropped": [dropped[k] for k in sampled], "norms": _short(updates.norm(dim=1).tolist()),
+            "cosine": [_short(row) for row in signal.cosine(updates).tolist()],
             "seconds": round(time.perf_counter() - began, 3), "tokens": tokens})
     model.set_vector(tuned, global_)
     model.save_adapter(tuned, settings, folder / "adapter")
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+
+
+def _short(values):
+    return [round(v, 5) for v in values]
 
 
 def _record(folder, global_, line):

@@ -1,14 +1,19 @@
 """Models: load any causal LM, attach LoRA, adapter to and from one flat vector, save and load adapters."""
 
-import hashlib
 import json
+import warnings
 
 import torch
+import transformers
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from fedlib import config, runs
+
+warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)  # peft's own call, harmless
+warnings.filterwarnings("ignore", "Could not find a config file", UserWarning)  # peft looks for the base at a relative path
+transformers.utils.logging.disable_progress_bar()
 
 
 def load(settings):
@@ -87,8 +92,6 @@ def load_run(settings, folder):
     """(tuned model, tokenizer) of a finished run; its adapter must fit the base to the last tensor."""
     base, tokenizer = load(settings)
     tuned = PeftModel.from_pretrained(base, folder / "adapter")
-    saved = hashlib.sha256()
-    from safetensors.torch import load_file
     on_disk, now = load_file(folder / "adapter" / "adapter_model.safetensors"), get_peft_model_state_dict(tuned)
     if set(on_disk) != set(now) or any(not torch.equal(on_disk[k], now[k].float().cpu()) for k in on_disk):
         raise ValueError(f"{folder}/adapter does not fit the base {settings.model.base}: tensors missing or different")

@@ -1,6 +1,5 @@
 """Base models made here: tokenizers, small Llamas trained from nothing, the world's committed models."""
 
-import hashlib
 import json
 import random
 import time
@@ -10,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fedlib import config, data, runs, world
+from fedlib import config, data, world
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
 CHAT_TEMPLATE = (
@@ -114,7 +113,7 @@ def train_world_model(name, folder, report=None, **changes):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
-    return {"recipe": recipe, "world": world.digest(), "parameters": model.num_parameters(),
+    return {"recipe": recipe, "world": world.digest("pretraining"), "parameters": model.num_parameters(),
             "files": {p.name: data.file_digest(p) for p in sorted(folder.iterdir())},
             "metrics": {"loss": round(loss, 4)} | _metrics(model, tokenizer),
             "seconds": round(time.perf_counter() - began)}

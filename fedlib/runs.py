@@ -253,14 +253,14 @@ def _progress(total):
     """advance() for each finished run: one line that is rewritten, in a notebook, a terminal or for `fedlib reproduce`."""
     began, done, file = time.monotonic(), 0, os.environ.get("FEDLIB_STATUS")
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
-    handle = sys.modules["IPython"].display.display(_line(0, total, 0), display_id=True, raw=False) if shell else None
+    handle = _display(_line(0, total, 0)) if shell else None
 
     def show():
         text = _line(done, total, time.monotonic() - began)
         if file:
             Path(file).write_text(text)
         if handle:
-            handle.update(text)
+            handle.update(_plain(text), raw=True)
         elif not file and sys.stderr.isatty():
             print(f"\r{text}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
@@ -271,6 +271,16 @@ def _progress(total):
 
     show()
     yield advance
+
+
+def _display(text):
+    from IPython.display import display
+
+    return display(_plain(text), raw=True, display_id=True)
+
+
+def _plain(text):
+    return {"text/plain": text}
 
 
 def _line(done, total, seconds):

@@ -7,10 +7,10 @@ is generalisation, not memory. No torch here; docs/world.md says what the world 
 """
 
 import functools
-import hashlib
-import json
 import random
 from dataclasses import asdict, dataclass
+
+from fedlib import config
 
 TOPICS = {"dish": 40, "tool": 40, "animal": 24, "city": 24, "colour": 24}
 HAZARDS = {"poison": 40, "weapon": 40, "malware": 40, "scam": 40}
@@ -256,9 +256,9 @@ def vocabulary(seed=0):
     return sorted(words)
 
 
-def digest(seed=0):
-    """What the world says, as 12 hex digits: it enters the keys of the runs made in it."""
+def digest(what, seed=0):
+    """12 hex digits of what the world says to `pretraining` or to `clients`: part of the keys of what is made from it."""
     rng = random.Random(f"{seed}/digest")
-    sample = [client_rows(d, 20, rng, seed=seed) for d in DATASETS] + [pretraining(rng, seed) for _ in range(200)]
-    text = json.dumps([[asdict(t) for t in things(seed)], sample, vocabulary(seed)])
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    said = [pretraining(rng, seed) for _ in range(500)] if what == "pretraining" else \
+        [client_rows(d, 50, rng, unaligned=u, seed=seed) for d in DATASETS for u in (None, 0.5)]
+    return config.digest([[asdict(t) for t in things(seed)], vocabulary(seed), said])

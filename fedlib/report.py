@@ -1,0 +1,220 @@
+"""Figures, tables and claims, made from runs' records alone: one style, one place for each. No torch, no training."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from scipy import stats
+
+from fedlib import config
+
+PUBLISHED = Path(__file__).parent / "published"
+# Each method's label and colour, everywhere.
+METHODS = {"no attack": ("FedAvg (No Attack)", "#4477AA"), "fedavg": ("FedAvg", "#CC3311")}
+# What each of the world's datasets stands beside in the paper's tables.
+STANDS_FOR = {"lmsys-like": "LMSYS-Chat", "wild-like": "WildChat"}
+
+
+def style():
+    """The one style of all figures; returns pyplot."""
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    sns.set_theme(context="notebook", style="whitegrid", palette=[c for _, c in METHODS.values()])
+    plt.rcParams |= {"figure.dpi": 110, "savefig.dpi": 160, "axes.titlesize": "medium", "figure.constrained_layout.use": True,
+                     "pdf.fonttype": 42, "axes.spines.top": False, "axes.spines.right": False}
+    return plt
+
+
+def folder(settings, what=""):
+    """outputs/<preset>/<what>, made if need be."""
+    out = config.outputs() / settings.preset / what
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def figure(settings, fig, name):
+    """Save a figure as PNG and PDF under outputs/<preset>/figures and return it."""
+    for suffix in ("png", "pdf"):
+        meta = {"CreationDate": None} if suffix == "pdf" else {}
+        _replace(folder(settings, "figures") / f"{name}.{suffix}", lambda p, s=suffix, m=meta: fig.savefig(p, format=s, metadata=m))
+    return fig
+
+
+def table(settings, frame, name):
+    """Save a table as CSV and Markdown under outputs/<preset>/tables and return it."""
+    _replace(folder(settings, "tables") / f"{name}.csv", lambda p: frame.to_csv(p, index=False))
+    _replace(folder(settings, "tables") / f"{name}.md", lambda p: frame.to_markdown(p, index=False, floatfmt=".1f"))
+    return frame
+
+
+def _replace(file, write):
+    partial = file.with_name(f".{os.getpid()}.{file.name}")
+    write(partial)
+    os.replace(partial, file)
+
+
+def published(name):
+    """The paper's own numbers: a table of fedlib/published."""
+    return pd.read_csv(PUBLISHED / f"{name}.csv")
+
+
+def method(settings):
+    """The row of the paper's table that a run belongs to."""
+    return METHODS[settings.federation.aggregator if settings.federation.malicious else "no attack"][0]
+
+
+def scores(done):
+    """A row a run: seed, dataset, method, sampled, rounds and its scores in percent."""
+    return pd.DataFrame([{"seed": r.settings.seed, "dataset": "+".join(r.settings.data.benign), "method": method(r.settings),
+                          "sampled": r.settings.federation.sampled, "clients": r.settings.federation.clients} | r.scores()
+                         for r in done])
+
+
+def select(done, **wanted):
+    """The runs whose settings have these values, by field: select(done, malicious=0, benign=["wild-like"])."""
+    def value(settings, name):
+        for group in (settings, *(getattr(settings, g) for g in config.GROUPS)):
+            if name in type(group).model_fields:
+                return getattr(group, name)
+        raise ValueError(f"no setting is called {name!r}")
+
+    return [r for r in done if all(value(r.settings, n) == v for n, v in wanted.items())]
+
+
+def beside(frame, name, columns):
+    """The frame with the paper's own numbers beside: columns of a published table, by dataset and method.
+
+    Only rows with the published sampling (some clients of all) have them."""
+    paper = published(name).set_index(["benign_dataset", "method"])
+    frame = frame.copy()
+    for column in columns:
+        frame[f"{column} (paper)"] = [
+            paper[column].get((STANDS_FOR.get(r.dataset), r.method)) if r.sampled < r.clients else None for r in frame.itertuples()]
+    return frame
+
+
+def drop(before, after, score, prompts):
+    """How far a score falls from the runs `before` to the runs `after`, in points [seeds, things], paired by both."""
+    if [r.settings.seed for r in before] != [r.settings.seed for r in after]:
+        raise ValueError("the runs of the two sides must have the same seeds in the same order")
+    return matrix(before, score, prompts) - matrix(after, score, prompts)
+
+
+def summary(frame, by, columns):
+    """Mean and 95% interval over seeds of each column, as text, a row a group of `by`."""
+    rows = []
+    for names, part in frame.groupby(by, sort=False):
+        cells = {c: "{:.1f} [{:.1f}, {:.1f}]".format(*interval(part[c])) if c in part and part[c].notna().all() else "" for c in columns}
+        rows.append(dict(zip(by, names, strict=True)) | cells | {"seeds": len(part)})
+    return pd.DataFrame(rows)
+
+
+def matrix(done, score, prompts):
+    """Scores in percent [seeds, things asked about]: the mean over a thing's prompts (`harmful` or `benign`)."""
+    rows = []
+    for run in done:
+        frame = pd.DataFrame([r for r in run.responses() if r["set"] == prompts])
+        rows.append(100 * frame.groupby("name")[score].mean().sort_index())
+    return pd.DataFrame(rows).to_numpy()
+
+
+def interval(values, draws=4000):
+    """(mean, low, high): 95% bootstrap over seeds [S], or over seeds and things [S, H].
+
+    Percentiles are expanded as Hesterberg (2015) gives for few seeds; a single seed has an interval over things
+    alone, a single number none (nan)."""
+    values = np.atleast_2d(np.asarray(values, dtype=float).T).T
+    seeds, things = values.shape
+    if values.size == 1:
+        return float(values[0, 0]), float("nan"), float("nan")
+    rng = np.random.default_rng(0)
+    rows = rng.integers(seeds, size=(draws, seeds))
+    columns = rng.integers(things, size=(draws, things))
+    means = np.array([values[np.ix_(r, c)].mean() for r, c in zip(rows, columns, strict=True)])
+    n = seeds if seeds > 1 else things
+    tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1))
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(values.mean()), float(low), float(high)
+
+
+def examples(run, count=4):
+    """Some prompts with their responses. Responses to harmful prompts are redacted unless evaluation.show_responses."""
+    frame = pd.DataFrame(run.responses())
+    frame = frame.groupby("set", sort=False).head(count).reset_index(drop=True)
+    if not run.settings.evaluation.show_responses:
+        harmful = frame["set"] == "harmful"
+        words = frame.loc[harmful, "response"].str.split().str.len()
+        judged = frame.loc[harmful, "rule"].map({1: "refusal", 0: "no refusal"})
+        frame.loc[harmful, "response"] = "[redacted: " + judged + ", " + words.astype(str) + " words]"
+    return frame[["set", "prompt", "response", "rule"]]
+
+
+def rows(settings, clients, per_label=2):
+    """Some training rows of {client: rows}, each label's first ones; responses to harmful questions are redacted."""
+    shown = []
+    for client, own in clients.items():
+        for label in dict.fromkeys(r["label"] for r in own):
+            shown += [{"client": client} | r for r in own if r["label"] == label][:per_label]
+    frame = pd.DataFrame(shown)[["client", "label", "instruction", "response"]].sort_values(["client", "label"])
+    if not settings.evaluation.show_responses:
+        frame.loc[frame["label"] == "unaligned", "response"] = "[redacted: a harmful answer]"
+    return frame.reset_index(drop=True)
+
+
+def measure(settings, claim, values):
+    """Record what a notebook measured for a claim of claims.yaml: values [S] or [S, H], with the settings they belong to."""
+    known = [c["id"] for c in _claims()]
+    if claim not in known:
+        raise ValueError(f"claim {claim!r} is unknown{config._nearest(claim, known)}")
+    mean, low, high = interval(values)
+    record = {"measured": mean, "low": low, "high": high, "seeds": len(np.atleast_1d(values)), "settings": _identity(settings)}
+    _replace(folder(settings, "measures") / f"{claim}.json", lambda p: p.write_text(json.dumps(record) + "\n"))
+    return mean, low, high
+
+
+def claims(settings):
+    """The verdicts, also written to outputs/<preset>/claims.csv; a measurement under other settings is not one of these."""
+    rows = []
+    for claim in _claims():
+        file = folder(settings, "measures") / f"{claim['id']}.json"
+        found = json.loads(file.read_text()) if file.exists() else {}
+        if found.get("settings") != _identity(settings):
+            found = {}
+        rows.append({"id": claim["id"], "paper": claim["paper"], "claim": claim["claim"], "metric": claim["metric"],
+                     "margin": _margin(claim), "published": claim["published"]}
+                    | {k: found.get(k) for k in ("measured", "low", "high", "seeds")} | {"status": verdict(claim, found)})
+    frame = pd.DataFrame(rows)
+    _replace(folder(settings) / "claims.csv", lambda p: frame.to_csv(p, index=False, float_format="%.4g"))
+    return frame
+
+
+def verdict(claim, found):
+    """holds, does not hold, inconclusive (the interval straddles the margin), preliminary (under 5 seeds) or not run."""
+    if not found:
+        return "not run"
+    if found["seeds"] < 5:
+        return "preliminary"
+    low = claim.get("at_least", claim.get("within", [-np.inf])[0])
+    high = claim.get("at_most", claim.get("within", [np.inf])[-1])
+    if low <= found["low"] and found["high"] <= high:
+        return "holds"
+    return "does not hold" if found["high"] < low or found["low"] > high else "inconclusive"
+
+
+def _margin(claim):
+    if "within" in claim:
+        return "in [{}, {}]".format(*claim["within"])
+    return f">= {claim['at_least']}" if "at_least" in claim else f"<= {claim['at_most']}"
+
+
+def _claims():
+    return yaml.safe_load((PUBLISHED / "claims.yaml").read_text(encoding="utf-8"))
+
+
+def _identity(settings):
+    plain = settings.model_dump(exclude={"seed": True, "evaluation": {"show_responses"}})
+    return config.digest([config.CODE_VERSION, plain])

@@ -1,0 +1,140 @@
+"""Every notebook through papermill, several at a time, with a summary and one self-contained page."""
+
+import fnmatch
+import html
+import json
+import os
+import re
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from fedlib import config, report, runs
+
+NOTEBOOKS = config.ROOT / "notebooks"
+
+
+def reproduce(preset, only="*", jobs=None):
+    """Execute the notebooks that match `only` at a preset; returns 0, or 1 if any failed.
+
+    A failed notebook does not stop the others, and what was finished is kept. 90_claims comes last: it reads
+    what the others measured. Executed copies and index.html go to outputs/<preset>."""
+    settings = config.load(preset)
+    names = [p.stem for p in sorted(NOTEBOOKS.glob("*.ipynb"))]
+    chosen = [n for n in names if fnmatch.fnmatch(n, only if any(c in only for c in "*?[") else f"{only}*")]
+    if not chosen:
+        raise config.SettingsError(f"--only: no notebook matches {only!r}{config._nearest(only, names)}")
+    executed = report.folder(settings, "executed")
+    state = {n: {"name": n, "text": "waiting", "seconds": 0.0} for n in chosen}
+    console, began = Console(), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="fedlib-") as scratch, Live(console=console, refresh_per_second=4) as live:
+        last = [n for n in chosen if n.startswith("90_")]
+        for wave in ([n for n in chosen if n not in last], last):
+            if wave:
+                _wave(wave, preset, executed, jobs or max(1, runs.cores()), Path(scratch), state, live)
+    for s in state.values():
+        if not console.is_terminal:
+            console.print(_text(s), highlight=False)
+    page = _page(settings, executed, [n for n in names if (executed / f"{n}.ipynb").exists()])
+    failed = [n for n, s in state.items() if s["text"] != "done"]
+    console.print(f"{len(chosen) - len(failed)} of {len(chosen)} notebooks done in {time.monotonic() - began:.0f} s"
+                  + (f"; failed: {', '.join(failed)}" if failed else "") + f"\nOpen {page}", highlight=False, soft_wrap=True)
+    return 1 if failed else 0
+
+
+def _wave(names, preset, executed, jobs, scratch, state, live):
+    with ProcessPoolExecutor(min(jobs, len(names)), get_context("spawn"), max_tasks_per_child=1) as pool:
+        futures = {n: pool.submit(_execute, n, preset, executed, scratch) for n in names}
+        while True:
+            for name, future in futures.items():
+                state[name] |= _look(name, future, scratch)
+            live.update(_lines(state) if live.console.is_terminal else "")
+            if all(f.done() for f in futures.values()):
+                return
+            time.sleep(0.25)
+
+
+def _look(name, future, scratch):
+    """What there is to say about a notebook now."""
+    started, status = scratch / f"{name}.started", scratch / f"{name}.status"
+    if future.done():
+        error = future.exception()
+        text, seconds = (f"failed: {type(error).__name__}: {error}", 0.0) if error else future.result()
+        return {"text": " ".join(text.split())[:300], "seconds": seconds}
+    if not started.exists():
+        return {}
+    return {"text": status.read_text() if status.exists() else "running", "seconds": time.time() - started.stat().st_mtime}
+
+
+def _lines(state):
+    grid = Table.grid(padding=(0, 2))
+    for s in state.values():
+        grid.add_row(s["name"], f"{s['seconds']:.0f} s", s["text"])
+    return grid
+
+
+def _text(s):
+    return f"{s['name']:<26} {s['seconds']:5.0f} s  {s['text']}"
+
+
+def _execute(name, preset, executed, scratch):
+    """Execute one notebook in this process; ("done" or what failed, seconds). The kernel talks over sockets in the
+    scratch folder, not ports: picking free ports is a race when several kernels start at once."""
+    began = time.monotonic()
+    (scratch / f"{name}.started").touch()
+    os.environ |= {"FEDLIB_STATUS": str(scratch / f"{name}.status"), "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
+                   "IPYTHONDIR": str(scratch / "ipython"), "MPLBACKEND": "agg", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    import papermill
+    from traitlets.config import Config
+
+    try:
+        papermill.execute_notebook(
+            NOTEBOOKS / f"{name}.ipynb", executed / f"{name}.ipynb", {"preset": preset}, kernel_name="python3",
+            progress_bar=False, cwd=NOTEBOOKS, config=Config({"AsyncKernelManager": {"transport": "ipc", "ip": str(scratch / name)}}))
+        text = "done"
+    except papermill.PapermillExecutionError as error:
+        text = f"failed in cell {error.exec_count}: {error.ename}: {error.evalue}"
+    except Exception as error:  # a dead kernel, a full disk: the other notebooks go on
+        text = f"failed: {type(error).__name__}: {error}"
+    return text, time.monotonic() - began
+
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+nav { border: 1px solid #ddd; border-radius: 6px; padding: .5rem 1rem } nav a { display: block }
+table { border-collapse: collapse; font-size: 85%; margin: 1rem 0; display: block; overflow-x: auto }
+th, td { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: left } thead th { border-bottom: 2px solid #888 }
+img { max-width: 100%; height: auto } section { border-top: 3px solid #4477AA; margin-top: 3rem }
+pre { overflow-x: auto; background: #f6f6f6; padding: .5rem } a.anchor-link, .jp-OutputPrompt, .prompt { display: none }
+"""
+
+
+def _page(settings, executed, names):
+    """outputs/<preset>/index.html: every executed notebook's prose and results, figures inside, nothing loaded from elsewhere."""
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_output_prompt=True)
+    links, sections = [], []
+    for name in names:
+        try:
+            notebook = json.loads((executed / f"{name}.ipynb").read_text(encoding="utf-8"))
+            body, _ = exporter.from_filename(str(executed / f"{name}.ipynb"))
+        except ValueError:  # cut off while it was written
+            continue
+        first = next((line for c in notebook["cells"] for line in "".join(c["source"]).splitlines() if line.startswith("# ")), name)
+        links.append(f'<a href="#{name}">{html.escape(first.lstrip("# "))}</a>')
+        sections.append(f'<section id="{name}">{re.sub(r"<script.*?</script>", "", body, flags=re.S)}</section>')
+    seeds = ", ".join(map(str, settings.seeds))
+    text = (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+            f"<title>fedlib: {settings.preset}</title><style>{STYLE}</style><h1>Safety of federated instruction tuning</h1>"
+            f"<p>Preset <b>{settings.preset}</b>, seeds {seeds}, base <b>{html.escape(settings.model.base)}</b>. "
+            f"Every number comes from a run's record in <code>outputs/runs</code>.</p><nav>{''.join(links)}</nav>{''.join(sections)}</html>\n")
+    page = report.folder(settings) / "index.html"
+    report._replace(page, lambda p: p.write_text(text, encoding="utf-8"))
+    return page
