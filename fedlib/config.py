@@ -33,6 +33,7 @@ class Group(BaseModel):
 
 
 class Scratch(Group):
+    files: list[str]
     hidden: Count
     layers: Count
     heads: Count
@@ -138,6 +139,8 @@ class Settings(Group):
             (d.source == "world" or d.folder is not None,
              "data.folder: data.source is local, so name the folder: -y \"data: {folder: PATH}\""),
         ]
+        checks.append((self.model.base != "scratch" or d.source == "local" and self.model.scratch.files,
+                       "model.scratch.files: model.base is scratch, so name the files of data.folder to train it on"))
         for fine, message in checks:
             if not fine:
                 raise ValueError(message)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import random
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,8 @@ def read(file, fields=None):
     """Rows {instruction, response[, topic]} of a JSON (list), JSONL or CSV file.
 
     The shape is detected from the first row's columns, or given as fields {instruction: COLUMN, response: COLUMN};
-    conversations give their first user turn and its answer. DataError names the file and line of a bad row."""
+    conversations give their first user turn and its answer. DataError names the file and line of a bad row; rows
+    whose instruction or response is empty are left out with a warning that counts them and names the first."""
     file = Path(file)
     if not file.is_file():
         raise DataError(f"{file}: no such file{_nearest(file)}")
@@ -45,7 +47,15 @@ def read(file, fields=None):
     if not rows:
         raise DataError(f"{file}: holds no rows")
     shape = _shape(file, rows[0][1], fields)
-    return [_row(f"{file}: line {line}", raw, shape) for line, raw in rows]
+    read_, empty = [], []
+    for line, raw in rows:
+        row = _row(f"{file}: line {line}", raw, shape)
+        (read_ if all(row.values()) else empty).append(row if all(row.values()) else line)
+    if not read_:
+        raise DataError(f"{file}: every row is empty")
+    if empty:
+        warnings.warn(f"{file}: {len(empty)} rows of {len(rows)} are empty and left out, the first at line {empty[0]}", stacklevel=2)
+    return read_
 
 
 def _nearest(file):
@@ -132,12 +142,12 @@ def _row(place, raw, shape):
     for name in ("instruction", "response"):
         if name in found or "response" in shape or "turns" in shape:
             text = found.get(name)
-            if not isinstance(text, str) or not text.strip():
+            if not isinstance(text, str):
                 column = shape.get(name, shape.get("turns"))
                 raise DataError(f"{place}: {column} must be text, got {text!r}")
             found[name] = text.strip()
     extra = (found.pop("input", None) or "").strip()
-    found["instruction"] += f"\n\n{extra}" if extra else ""
+    found["instruction"] += f"\n\n{extra}" if extra and found["instruction"] else ""
     if "topic" in shape:
         found["topic"] = str(raw.get(shape.get("topic")))
     return found
@@ -256,10 +266,8 @@ def prompts(settings):
 
 
 def corpus(settings):
-    """Every local row that a base trained from scratch may read: benign and aligned training rows, no harmful ones."""
-    d = settings.data
-    rows = [r for name in d.benign for r in _normal(settings, name)[0]]
-    return rows + (_halves(settings, d.aligned)[0] if d.aligned else [])
+    """The rows that a base trained from scratch reads: model.scratch.files, less what is kept for evaluation."""
+    return [r for name in settings.model.scratch.files for r in _normal(settings, name)[0]]
 
 
 def revision(settings, what="training"):
@@ -272,12 +280,17 @@ def revision(settings, what="training"):
             if name not in world.DATASETS:
                 raise DataError(f"data.benign: no dataset {name!r}{config._nearest(name, world.DATASETS)}")
         return world.digest("clients")
-    files = [*d.benign, d.aligned] + ([d.unaligned] if what == "training" and settings.federation.malicious else [])
-    for label, share in (("aligned", d.aligned_share), ("unaligned", settings.federation.malicious), ("harmful", 1)):
-        if share and getattr(d, label) is None:
+    if what == "corpus":
+        files = settings.model.scratch.files
+        if {d.unaligned, d.harmful} & set(files):
+            raise DataError("model.scratch.files: the base must not read the unaligned rows or the evaluation prompts")
+        return config.digest([[f, file_digest(config.path(d.folder) / f)] for f in files])
+    attacked = settings.federation.malicious > 0
+    for label, needed in (("aligned", d.aligned_share), ("unaligned", attacked), ("harmful", True)):
+        if needed and getattr(d, label) is None:
             raise DataError(f"data.{label}: name the file of {label} rows in {config.path(d.folder)}")
-    shared = [f for f in files if f == d.harmful]
-    return config.digest([[f, file_digest(config.path(d.folder) / f)] for f in files if f] + [shared])
+    files = [*d.benign, d.aligned, *([d.unaligned] if attacked else [])]
+    return config.digest([[f, file_digest(config.path(d.folder) / f), f == d.harmful] for f in files if f])
 
 
 def prompts_revision(settings):

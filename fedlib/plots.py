@@ -97,7 +97,8 @@ def forest(axes, verdicts):
     for y, row in enumerate(verdicts.itertuples()):
         text = row.status
         if row.measured is not None and row.measured == row.measured:
-            text = f"{row.measured:.3g} [{row.low:.3g}, {row.high:.3g}], margin {row.margin}: {row.status}"
+            span = f" [{row.low:.3g}, {row.high:.3g}]" if row.low == row.low else ""
+            text = f"{row.measured:.3g}{span}, margin {row.margin}: {row.status}"
         axes.text(0.36, y, text, va="center", fontsize=9)
         axes.text(0.33, y, row.id, va="center", ha="right", fontsize=9)
         axes.plot(0.345, y, "s", color=colours[row.status], ms=10)

@@ -106,11 +106,11 @@ def drop(before, after, score, prompts):
 
 def summary(frame, by, columns):
     """Mean and 95% interval over seeds of each column, as text, a row a group of `by`."""
-    rows = []
+    out = []
     for names, part in frame.groupby(by, sort=False):
-        cells = {c: "{:.1f} [{:.1f}, {:.1f}]".format(*interval(part[c])) if c in part and part[c].notna().all() else "" for c in columns}
-        rows.append(dict(zip(by, names, strict=True)) | cells | {"seeds": len(part)})
-    return pd.DataFrame(rows)
+        cells = {c: text(part[c]) if c in part and part[c].notna().all() else "" for c in columns}
+        out.append(dict(zip(by, names, strict=True)) | cells | {"seeds": len(part)})
+    return pd.DataFrame(out)
 
 
 def matrix(done, score, prompts):
@@ -139,6 +139,12 @@ def interval(values, draws=4000):
     tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1))
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(values.mean()), float(low), float(high)
+
+
+def text(values, digits=1):
+    """The mean with its 95% interval as a table shows it; a single number has none."""
+    mean, low, high = interval(values)
+    return f"{mean:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if low == low else "")
 
 
 def examples(run, count=4):

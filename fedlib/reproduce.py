@@ -89,7 +89,7 @@ def _execute(name, preset, executed, scratch):
     began = time.monotonic()
     (scratch / f"{name}.started").touch()
     os.environ |= {"FEDLIB_STATUS": str(scratch / f"{name}.status"), "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
-                   "IPYTHONDIR": str(scratch / "ipython"), "MPLBACKEND": "agg", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+                   "IPYTHONDIR": str(scratch / "ipython"), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     import papermill
     from traitlets.config import Config
 

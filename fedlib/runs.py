@@ -221,11 +221,15 @@ def _start_worker(threads):
 
 def _work(settings_json, slots, base_only):
     settings = config.Settings.model_validate_json(settings_json)
+    if base_only:  # all other runs wait for it, so it takes every core
+        import torch
+
+        torch.set_num_threads(cores())
+        _ensure("base", settings, base_folder(settings))
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        return
     with _slot(slots):
-        if base_only:
-            _ensure("base", settings, base_folder(settings))
-        else:
-            make(settings)
+        make(settings)
 
 
 @contextlib.contextmanager

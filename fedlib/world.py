@@ -256,6 +256,7 @@ def vocabulary(seed=0):
     return sorted(words)
 
 
+@functools.cache
 def digest(what, seed=0):
     """12 hex digits of what the world says to `pretraining` or to `clients`: part of the keys of what is made from it."""
     rng = random.Random(f"{seed}/digest")

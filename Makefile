@@ -1,0 +1,32 @@
+# The two commands: make reproduce, make test. Nothing else is needed but python3 >= 3.11, pip and make.
+PY = .venv/bin/python
+INSTALLED = .venv/.installed
+
+.PHONY: reproduce claims test world constraints clean
+
+reproduce: $(INSTALLED)      ## every notebook at preset mini with one seed, and outputs/mini/index.html
+	$(PY) -m fedlib reproduce --preset mini
+
+claims: $(INSTALLED)         ## the same with the five seeds that verdicts need
+	$(PY) -m fedlib reproduce --preset claims
+
+test: $(INSTALLED)           ## all tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
+
+world: $(INSTALLED)          ## train the world's models anew (the repository carries them)
+	$(PY) -m fedlib world
+
+$(INSTALLED): pyproject.toml constraints.txt
+	python3 -c 'import sys; sys.exit("fedlib needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	python3 -m venv .venv
+	@echo "installing (the first time some minutes) ..."
+	$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e .[dev]
+	touch $(INSTALLED)
+
+constraints: $(INSTALLED)    ## pin everything anew, all extras jointly
+	$(PY) -m piptools compile -q --all-extras --strip-extras --no-annotate --no-header --no-emit-find-links \
+	  --no-emit-index-url --no-emit-trusted-host --upgrade-package torch==2.13.0 --output-file .venv/pins pyproject.toml
+	(echo "# All extras, pinned jointly; made by: make constraints"; sed 's/^torch==.*/torch==2.13.0/' .venv/pins) > constraints.txt
+
+clean:                       ## forget every run, figure and table
+	rm -rf outputs/* .venv/pins
