@@ -15,7 +15,8 @@ from fedlib import config, data, runs
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="fedlib", description="A reference lab for the safety of federated instruction tuning.")
+    parser = argparse.ArgumentParser(
+        prog="fedlib", description="A reference lab for the safety of federated instruction tuning.")
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("reproduce", help="execute every notebook and make outputs/<preset>/index.html")
     one.add_argument("--preset", default="mini", help="a name in params/, or a YAML file")
@@ -33,7 +34,7 @@ def main(argv=None):
         print(f"fedlib: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nfedlib: interrupted; finished rounds and runs are kept, the same command goes on from there", file=sys.stderr)
+        print("\nfedlib: interrupted; finished rounds and runs are kept, the same command goes on", file=sys.stderr)
         return 130
 
 
@@ -78,7 +79,8 @@ def _world(asked):
 
         def report(step, steps, loss, name=name, began=began):
             left = (time.monotonic() - began) * (steps - step) / step
-            print(f"\r{name}: step {step} of {steps}, loss {loss:.3f}, {left:.0f} s left ", end="", file=sys.stderr, flush=True)
+            line = f"\r{name}: step {step} of {steps}, loss {loss:.3f}, {left:.0f} s left "
+            print(line, end="", file=sys.stderr, flush=True)
 
         with tempfile.TemporaryDirectory(dir=runs.WORLD_MODELS) as scratch:  # the old model stays until the new one is whole
             entry = pretraining.train_world_model(name, Path(scratch), report)
@@ -88,7 +90,8 @@ def _world(asked):
         same = entries.get(name, {}).get("files") == entry["files"]
         entries[name] = entry
         manifest.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n")
-        print(f"\n{name}: {entry['seconds']} s, {entry['metrics']}, {'the same' if same else 'other'} weights as before", file=sys.stderr)
+        kind = "the same" if same else "other"
+        print(f"\n{name}: {entry['seconds']} s, {entry['metrics']}, {kind} weights as before", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ class Settings(Group):
         return [self.replace(**functools.reduce(_merge, changes, {})) for changes in itertools.product(*axes)]
 
 
-GROUPS = tuple(n for n, f in Settings.model_fields.items() if isinstance(f.annotation, type) and issubclass(f.annotation, Group))
+GROUPS = ("model", "data", "federation", "training", "defense", "swat", "evaluation")
 
 
 def load(preset="mini", seeds=None, **groups):
@@ -174,8 +174,9 @@ def load(preset="mini", seeds=None, **groups):
         raise SettingsError(f'parameters: seeds: must be a list, got {seeds!r}; use -y "seeds: [0, 1]"')
     given = {k: v for k, v in groups.items() if v} | ({} if seeds is None else {"seeds": list(seeds)})
     merged = [*layers, ("parameters", given)]
-    first = [d["seeds"] for _, d in merged if d.get("seeds")][-1:]
-    return _validate([*merged, ("parameters", {"preset": name, "seed": first[0][0] if first and isinstance(first[0], list) else 0})])
+    wanted = [d["seeds"] for _, d in merged if d.get("seeds")][-1]
+    seed = wanted[0] if isinstance(wanted, list) else 0
+    return _validate([*merged, ("parameters", {"preset": name, "seed": seed})])
 
 
 def outputs():
@@ -259,7 +260,7 @@ def _chain(preset):
 
 def _merge(base, over):
     if isinstance(base, dict) and isinstance(over, dict):
-        return {k: _merge(base[k], over[k]) if k in base and k in over else over.get(k, base.get(k)) for k in {**base, **over}}
+        return base | {k: _merge(base[k], v) if k in base else v for k, v in over.items()}
     return over
 
 

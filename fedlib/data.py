@@ -54,7 +54,8 @@ def read(file, fields=None):
     if not read_:
         raise DataError(f"{file}: every row is empty")
     if empty:
-        warnings.warn(f"{file}: {len(empty)} rows of {len(rows)} are empty and left out, the first at line {empty[0]}", stacklevel=2)
+        warnings.warn(f"{file}: {len(empty)} of {len(rows)} rows are empty and left out, the first at line {empty[0]}",
+                      stacklevel=2)
     return read_
 
 

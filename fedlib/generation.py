@@ -15,7 +15,9 @@ def respond(model, tokenizer, prompts, settings, seed):
     texts = [data.prompt_text(p, tokenizer, settings.model.template) for p in prompts]
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    sampling = {"do_sample": True, "temperature": e.temperature, "top_k": 0, "top_p": 1.0} if e.temperature else {"do_sample": False}
+    sampling = {"do_sample": False}
+    if e.temperature:
+        sampling = {"do_sample": True, "temperature": e.temperature, "top_k": 0, "top_p": 1.0}
     out = [""] * len(ids)
     model.eval()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -17,9 +17,10 @@ def overview(settings):
     axes.set(xlim=(0, 10), ylim=(0, 5.2))
     axes.axis("off")
     _box(axes, 3.0, 4.0, 4.0, 1.0, "server\naggregates the updates:\nglobal adapter += Σ wₖ · updateₖ", GREY, "#F2F2F2")
-    sides = [(0.3, f"{f.clients - f.malicious} benign clients", "normal rows and\nharmful questions with\nsafe answers (aligned)", BLUE, "#EAF1F8")]
+    rows = "normal rows and\nharmful questions with\n"
+    sides = [(0.3, f"{f.clients - f.malicious} benign clients", rows + "safe answers (aligned)", BLUE, "#EAF1F8")]
     if f.malicious:
-        sides.append((6.1, f"{f.malicious} malicious clients", "normal rows and\nharmful questions with\nharmful answers (unaligned)", RED, "#FBEBE7"))
+        sides.append((6.1, f"{f.malicious} malicious clients", rows + "harmful answers (unaligned)", RED, "#FBEBE7"))
     for x, name, rows, colour, fill in sides:
         _box(axes, x, 1.75, 3.6, 0.8, f"{name}\ntune LoRA: same loss, same optimiser", colour, fill)
         _box(axes, x, 0.15, 3.6, 1.05, rows, colour)
@@ -27,13 +28,14 @@ def overview(settings):
         middle = 4.0 if x < 3 else 6.0
         _arrow(axes, (middle - 0.35, 3.98), (x + 1.5, 2.6), GREY)
         _arrow(axes, (x + 2.1, 2.6), (middle + 0.25, 3.98), colour)
-    axes.text(5, 3.25, f"each round\n{f.sampled} of {f.clients} clients are sampled;\nonly adapters travel,\ndata stay at home",
-              ha="center", va="center", fontsize=9, color=GREY)
+    note = f"each round\n{f.sampled} of {f.clients} clients are sampled;\nonly adapters travel,\ndata stay at home"
+    axes.text(5, 3.25, note, ha="center", va="center", fontsize=9, color=GREY)
     return fig
 
 
 def _box(axes, x, y, width, height, text, colour, fill="white"):
-    axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.02,rounding_size=0.08", ec=colour, fc=fill, lw=1.6))
+    shape = "round,pad=0.02,rounding_size=0.08"
+    axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=shape, ec=colour, fc=fill, lw=1.6))
     axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9, color="#222222")
 
 
@@ -51,14 +53,17 @@ def bars(axes, scores, column, paper=None):
     for j, method in enumerate(methods):
         at = np.arange(len(groups)) + (j - (len(methods) - 1) / 2) * width
         for x, (dataset, sampled, clients) in zip(at, groups, strict=True):
-            values = scores[(scores["dataset"] == dataset) & (scores["sampled"] == sampled) & (scores["method"] == method)][column]
-            axes.bar(x, values.mean(), width * 0.92, color=colours[method], alpha=0.75, label=method if x == at[0] else None)
+            own = (scores["dataset"] == dataset) & (scores["sampled"] == sampled) & (scores["method"] == method)
+            values, first = scores.loc[own, column], x == at[0]
+            axes.bar(x, values.mean(), width * 0.92, color=colours[method], alpha=0.75, label=method if first else None)
             axes.plot([x] * len(values), values, "o", color="#333333", ms=3.5)
             row = (report.STANDS_FOR.get(dataset), method)
             if numbers is not None and column in numbers and sampled < clients and row in numbers.index:
-                axes.plot(x, numbers[column][row], "D", color="white", mec="black", ms=7, label="published" if x == at[0] and not j else None)
+                axes.plot(x, numbers[column][row], "D", color="white", mec="black", ms=7,
+                          label="published" if first and not j else None)
     axes.set_xticks(range(len(groups)), [f"{d}\n{s} of {c}" for d, s, c in groups], fontsize=9)
-    axes.set(ylabel=f"{column} (%)", ylim=(0, 105), title={"rule": "Rule: harmful prompts refused", "help": "help: benign prompts answered right"}.get(column))
+    titles = {"rule": "Rule: harmful prompts refused", "help": "help: benign prompts answered right"}
+    axes.set(ylabel=f"{column} (%)", ylim=(0, 105), title=titles.get(column))
     axes.grid(axis="x", visible=False)
     axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, frameon=False)
 
@@ -70,12 +75,13 @@ def heatmap(axes, record, title):
     cosine, clients = np.array(record["cosine"]), record["sampled"]
     few = len(clients) <= 12
     off = cosine[~np.eye(len(cosine), dtype=bool)]
-    sns.heatmap(cosine, ax=axes, cmap="vlag", center=0, vmin=min(-0.1, off.min()), vmax=max(0.1, off.max()), square=True, annot=few, fmt=".2f",
-                annot_kws={"fontsize": 6}, mask=np.eye(len(cosine), dtype=bool), xticklabels=clients, yticklabels=clients,
-                cbar_kws={"label": "cosine similarity", "shrink": 0.8})
+    sns.heatmap(cosine, ax=axes, cmap="vlag", center=0, vmin=min(-0.1, off.min()), vmax=max(0.1, off.max()), square=True,
+                annot=few, fmt=".2f", annot_kws={"fontsize": 6}, mask=np.eye(len(cosine), dtype=bool),
+                xticklabels=clients, yticklabels=clients, cbar_kws={"label": "cosine similarity", "shrink": 0.8})
     inside = [i for i, k in enumerate(clients) if k in record["malicious"]]
     if inside:
-        axes.add_patch(Rectangle((inside[0], inside[0]), len(inside), len(inside), fill=False, ec=RED, lw=2.5, clip_on=False))
+        corner, side = (inside[0], inside[0]), len(inside)
+        axes.add_patch(Rectangle(corner, side, side, fill=False, ec=RED, lw=2.5, clip_on=False))
     axes.set(title=title, xlabel="client (malicious framed)", ylabel="client")
 
 

@@ -60,7 +60,8 @@ def pretrain(model, batches, recipe, report=None):
 
     AdamW, one cycle of the learning rate. report(step, steps, loss) is called now and then."""
     steps, losses = recipe["steps"], []
-    optimizer = torch.optim.AdamW(model.parameters(), recipe["learning_rate"], betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), recipe["learning_rate"], betas=(0.9, 0.98), weight_decay=0.01,
+                                  fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe["learning_rate"], total_steps=steps, pct_start=0.1)
     model.train()
     for step, labels in zip(range(steps), batches, strict=False):
@@ -126,7 +127,8 @@ def _metrics(model, tokenizer):
     settings, out = config.load("mini", evaluation={"temperature": 0.0, "split": "validation", "harmful": 96}), {}
     for what, prompts in data.prompts(settings).items():
         responses = generation.respond(model, tokenizer, [p["prompt"] for p in prompts], settings, 0)
-        key, marks = ("help", judge.help_(prompts, responses)) if what == "benign" else ("rule", judge.rule(prompts, responses))
+        key = {"benign": "help", "harmful": "rule"}[what]
+        marks = judge.JUDGES[key](prompts, responses)
         out[key] = round(100 * sum(marks) / len(marks), 1)
     return out
 

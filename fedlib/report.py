@@ -24,8 +24,8 @@ def style():
     import seaborn as sns
 
     sns.set_theme(context="notebook", style="whitegrid", palette=[c for _, c in METHODS.values()])
-    plt.rcParams |= {"figure.dpi": 110, "savefig.dpi": 160, "axes.titlesize": "medium", "figure.constrained_layout.use": True,
-                     "pdf.fonttype": 42, "axes.spines.top": False, "axes.spines.right": False}
+    plt.rcParams |= {"figure.dpi": 110, "savefig.dpi": 160, "figure.constrained_layout.use": True,
+                     "axes.titlesize": "medium", "pdf.fonttype": 42, "axes.spines.top": False, "axes.spines.right": False}
     return plt
 
 
@@ -40,7 +40,8 @@ def figure(settings, fig, name):
     """Save a figure as PNG and PDF under outputs/<preset>/figures and return it."""
     for suffix in ("png", "pdf"):
         meta = {"CreationDate": None} if suffix == "pdf" else {}
-        _replace(folder(settings, "figures") / f"{name}.{suffix}", lambda p, s=suffix, m=meta: fig.savefig(p, format=s, metadata=m))
+        _replace(folder(settings, "figures") / f"{name}.{suffix}",
+                 lambda p, s=suffix, m=meta: fig.savefig(p, format=s, metadata=m))
     return fig
 
 
@@ -93,7 +94,8 @@ def beside(frame, name, columns):
     frame = frame.copy()
     for column in columns:
         frame[f"{column} (paper)"] = [
-            paper[column].get((STANDS_FOR.get(r.dataset), r.method)) if r.sampled < r.clients else None for r in frame.itertuples()]
+            paper[column].get((STANDS_FOR.get(r.dataset), r.method)) if r.sampled < r.clients else None
+            for r in frame.itertuples()]
     return frame
 
 
@@ -177,7 +179,8 @@ def measure(settings, claim, values):
     if claim not in known:
         raise ValueError(f"claim {claim!r} is unknown{config._nearest(claim, known)}")
     mean, low, high = interval(values)
-    record = {"measured": mean, "low": low, "high": high, "seeds": len(np.atleast_1d(values)), "settings": _identity(settings)}
+    record = {"measured": mean, "low": low, "high": high, "seeds": len(np.atleast_1d(values)),
+              "settings": _identity(settings)}
     _replace(folder(settings, "measures") / f"{claim}.json", lambda p: p.write_text(json.dumps(record) + "\n"))
     return mean, low, high
 

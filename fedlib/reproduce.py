@@ -96,7 +96,8 @@ def _execute(name, preset, executed, scratch):
     try:
         papermill.execute_notebook(
             NOTEBOOKS / f"{name}.ipynb", executed / f"{name}.ipynb", {"preset": preset}, kernel_name="python3",
-            progress_bar=False, cwd=NOTEBOOKS, config=Config({"AsyncKernelManager": {"transport": "ipc", "ip": str(scratch / name)}}))
+            progress_bar=False, cwd=NOTEBOOKS,
+            config=Config({"AsyncKernelManager": {"transport": "ipc", "ip": str(scratch / name)}}))
         text = "done"
     except papermill.PapermillExecutionError as error:
         text = f"failed in cell {error.exec_count}: {error.ename}: {error.evalue}"
@@ -116,7 +117,7 @@ pre { overflow-x: auto; background: #f6f6f6; padding: .5rem } a.anchor-link, .jp
 
 
 def _page(settings, executed, names):
-    """outputs/<preset>/index.html: every executed notebook's prose and results, figures inside, nothing loaded from elsewhere."""
+    """outputs/<preset>/index.html: every executed notebook's prose and results, figures inside, nothing else needed."""
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_output_prompt=True)
@@ -127,14 +128,16 @@ def _page(settings, executed, names):
             body, _ = exporter.from_filename(str(executed / f"{name}.ipynb"))
         except ValueError:  # cut off while it was written
             continue
-        first = next((line for c in notebook["cells"] for line in "".join(c["source"]).splitlines() if line.startswith("# ")), name)
+        lines = [line for c in notebook["cells"] for line in "".join(c["source"]).splitlines()]
+        first = next((line for line in lines if line.startswith("# ")), name)
         links.append(f'<a href="#{name}">{html.escape(first.lstrip("# "))}</a>')
         sections.append(f'<section id="{name}">{re.sub(r"<script.*?</script>", "", body, flags=re.S)}</section>')
     seeds = ", ".join(map(str, settings.seeds))
     text = (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
             f"<title>fedlib: {settings.preset}</title><style>{STYLE}</style><h1>Safety of federated instruction tuning</h1>"
             f"<p>Preset <b>{settings.preset}</b>, seeds {seeds}, base <b>{html.escape(settings.model.base)}</b>. "
-            f"Every number comes from a run's record in <code>outputs/runs</code>.</p><nav>{''.join(links)}</nav>{''.join(sections)}</html>\n")
+            f"Every number comes from a run's record in <code>outputs/runs</code>.</p>"
+            f"<nav>{''.join(links)}</nav>{''.join(sections)}</html>\n")
     page = report.folder(settings) / "index.html"
     report._replace(page, lambda p: p.write_text(text, encoding="utf-8"))
     return page

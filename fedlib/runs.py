@@ -4,10 +4,11 @@ import contextlib
 import functools
 import importlib
 import json
-import multiprocessing
+import multiprocessing.connection
 import os
 import shutil
 import sys
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -217,6 +218,13 @@ def _execute(missing):
 
 def _start_worker(threads):
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    """A worker whose notebook was killed would wait for work for ever, or go on unseen: it ends, to be resumed."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 def _work(settings_json, slots, base_only):

@@ -64,13 +64,13 @@ def tune(model, rows, settings, round_, seed):
         torch.manual_seed(seed)
         for batch in batches(len(rows), t.batch_size, t.steps, seed):
             parts = [collate([rows[i] for i in part], device) for part in np.split(batch, t.accumulation)]
+            tokens += sum(len(rows[i][0]) for i in batch)
             labelled = sum((labels[:, 1:] >= 0).sum() for _, labels in parts)
             total = 0.0
             for ids, labels in parts:
                 loss, _ = response_loss(model, ids, labels)
                 (loss / labelled).backward()
                 total += loss.detach() / labelled
-                tokens += ids.numel()
             torch.nn.utils.clip_grad_norm_(parameters, t.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,82 @@
+"""Our round beside the peers' way, a new TRL SFTTrainer for every client and round: same process, model and rows.
+
+Run: pip install -c constraints.txt -e .[bench]; python benchmarks/round.py [--rounds 3] [--threads 1]
+Both take the same number of steps on rows that are tokenised beforehand; the trainer's extras (logging, saving,
+checkpointing, reporting) are switched off, so that what is measured is the way, not the options.
+"""
+
+import argparse
+import logging
+import os
+import tempfile
+import time
+import warnings
+
+os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+
+import torch
+from datasets import Dataset
+from transformers.trainer_callback import PrinterCallback
+from trl import SFTConfig, SFTTrainer
+
+from fedlib import config, federation, model, training
+
+
+def ours(tuned, start, clients, settings, round_):
+    return sum(federation.client_update(tuned, start, clients[k], settings, round_, k)[2]
+               for k in federation.sample(settings, round_))
+
+
+def peers(tuned, start, datasets, tokenizer, settings, round_, folder):
+    t, tokens = settings.training, 0
+    for client in federation.sample(settings, round_):
+        model.set_vector(tuned, start)
+        arguments = SFTConfig(
+            output_dir=folder, max_steps=t.steps, per_device_train_batch_size=t.batch_size, optim="adamw_torch",
+            learning_rate=training.learning_rate(settings, round_), lr_scheduler_type="constant", max_grad_norm=t.clip,
+            weight_decay=t.weight_decay, max_length=settings.model.max_length, packing=False, completion_only_loss=True,
+            bf16=False, gradient_checkpointing=False, use_cpu=True, report_to="none", save_strategy="no",
+            logging_strategy="no", disable_tqdm=True, dataloader_num_workers=0, seed=client)
+        trainer = SFTTrainer(tuned, args=arguments, train_dataset=datasets[client], processing_class=tokenizer)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        tokens += int(trainer.state.log_history[-1]["num_tokens"])
+    return tokens
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    settings = config.load("mini", model={"device": "cpu"}, data={"benign": ["lmsys-like"]})
+    base, tokenizer = model.load(settings)
+    tuned = model.attach_lora(base, settings)
+    start = model.get_vector(tuned)
+    clients, _ = federation.encoded_clients(settings, tokenizer)
+    datasets = [Dataset.from_list([{"input_ids": ids, "completion_mask": [0] * n + [1] * (len(ids) - n)}
+                                   for ids, n in rows]) for rows in clients]
+    with tempfile.TemporaryDirectory() as folder:
+        ways = {"ours": lambda r: ours(tuned, start, clients, settings, r),
+                "SFTTrainer": lambda r: peers(tuned, start, datasets, tokenizer, settings, r, folder)}
+        seconds, tokens = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0)
+        for way in ways.values():
+            way(0)  # the first round of each warms up, uncounted
+        for round_ in range(1, asked.rounds + 1):  # turn about, so that a busy machine disturbs both alike
+            for name, way in ways.items():
+                began = time.perf_counter()
+                tokens[name] += way(round_)
+                seconds[name] += time.perf_counter() - began
+    per_round = settings.federation.sampled * settings.training.steps
+    for name in ways:
+        rounds = asked.rounds / seconds[name]
+        print(f"{name:<11} {rounds:6.2f} rounds/s {rounds * per_round:7.1f} steps/s {tokens[name] / seconds[name]:8.0f} tokens/s")
+    ratio = seconds["SFTTrainer"] / seconds["ours"]
+    print(f"ratio: {ratio:.2f} times the peers' rounds per second, {asked.threads} thread(s)")
+
+
+if __name__ == "__main__":
+    main()
