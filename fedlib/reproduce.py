@@ -26,6 +26,8 @@ def reproduce(preset, only="*", jobs=None):
     A failed notebook does not stop the others, and what was finished is kept. 90_claims comes last: it reads
     what the others measured. Executed copies and index.html go to outputs/<preset>."""
     settings = config.load(preset)
+    if preset.endswith((".yaml", ".yml")):  # the notebooks run in another folder
+        preset = str((Path(preset) if Path(preset).exists() else config.path(preset)).resolve())
     names = [p.stem for p in sorted(NOTEBOOKS.glob("*.ipynb"))]
     chosen = [n for n in names if fnmatch.fnmatch(n, only if any(c in only for c in "*?[") else f"{only}*")]
     if not chosen:

@@ -197,6 +197,7 @@ def _execute(missing):
                 advance()
             return
         threads = max(1, cores() // count)
+        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(16 << 20))  # else glibc's heap grows with every new shape
         pool = ProcessPoolExecutor(min(count, len(missing)), multiprocessing.get_context("spawn"), _start_worker, (threads,))
         try:
             bases = {base_folder(s): s for s in missing if s.model.base == "scratch"}

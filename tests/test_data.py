@@ -1,0 +1,383 @@
+"""Data: every shape of file, rows named by file and line, fair shares, labels on the response alone."""
+
+import csv
+import io
+import json
+import warnings
+
+import numpy as np
+import pytest
+
+from fedlib import attack, config, data, pretraining
+from fedlib.data import DataError
+
+SHARED = config.ROOT.parent / "shared" / "data"
+CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "more"}]
+SYSTEM = [{"role": "system", "content": "be kind"}, *CHAT]
+SHAREGPT = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+ROW = {"instruction": "q", "response": "a"}
+# A row as a file holds it, and what is read from it. Rows without lists are also tried as CSV.
+SHAPES = [
+    ({"instruction": "q", "response": "a"}, ROW),
+    ({"instruction": "q", "output": "a"}, ROW),
+    ({"instruction": "q", "input": "x", "output": "a"}, ROW | {"instruction": "q\n\nx"}),
+    ({"instruction": "q", "input": "", "output": "a"}, ROW),
+    ({"instruction": "q", "input": "x", "response": "a"}, ROW | {"instruction": "q\n\nx"}),
+    ({"prompt": "q", "response": "a", "other": "z"}, ROW),
+    ({"question": "q", "answer": "a"}, ROW),
+    ({"question": "q", "answers": ["a", "b"]}, ROW),
+    ({"goal": " q ", "target": "a\n"}, ROW),
+    ({"messages": CHAT}, ROW),
+    ({"messages": SYSTEM, "prompt": "q"}, ROW),
+    ({"conversation": CHAT, "category": "c"}, ROW | {"topic": "c"}),
+    ({"conversations": SHAREGPT}, ROW),
+    ({"prompt": "q", "response": "a", "topic": "t"}, ROW | {"topic": "t"}),
+    ({"prompt": "q", "response": "a", "category": "t"}, ROW | {"topic": "t"}),
+    ({"prompt": "für „q“", "response": "a,\nb"}, {"instruction": "für „q“", "response": "a,\nb"}),
+]
+
+
+def write(file, rows):
+    if file.suffix == ".csv":
+        text = io.StringIO()
+        out = csv.DictWriter(text, rows[0])
+        out.writeheader()
+        out.writerows(rows)
+        text = text.getvalue()
+    elif file.suffix == ".jsonl":
+        text = "\n".join(map(json.dumps, rows)) + "\n"
+    else:
+        text = json.dumps(rows, indent=1, ensure_ascii=False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def error(call, *given, **named):
+    with pytest.raises(DataError) as caught:
+        call(*given, **named)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("raw, row", SHAPES, ids=[str(list(raw)) for raw, _ in SHAPES])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv"])
+def test_every_shape_is_read(tmp_path, suffix, raw, row):
+    if suffix == ".csv" and any(isinstance(v, list) for v in raw.values()):
+        raw = {k: v for k, v in raw.items() if not isinstance(v, list)} | {"question": "q", "answer": "a"}
+    assert data.read(write(tmp_path / f"rows{suffix}", [raw, raw])) == [row, row]
+
+
+def test_the_table_has_every_shape_that_is_registered():
+    columns = [set(raw) for raw, _ in SHAPES]
+    assert all(any({q, a} <= c and (extra is None or extra in c) for c in columns) for q, extra, a in data.SHAPES)
+    assert all(any(name in c for c in columns) for name in data.CONVERSATIONS)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv"])
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path, suffix):
+    file = write(tmp_path / f"rows{suffix}", [{"goal": "q", "target": "a"}])
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert data.read(file) == [ROW]
+
+
+@pytest.mark.parametrize("fields, row", [
+    ({"instruction": "was", "response": "dann"}, ROW),
+    ({"instruction": "was", "input": "dazu", "response": "dann"}, ROW | {"instruction": "q\n\nx"}),
+    ({"instruction": "was", "response": "dann", "topic": "dazu"}, ROW | {"topic": "x"}),
+    ({"instruction": "was"}, {"instruction": "q"})])
+def test_columns_can_be_named(tmp_path, fields, row):
+    file = write(tmp_path / "rows.csv", [{"was": "q", "dazu": "x", "dann": "a"}])
+    assert data.read(file, fields) == [row]
+
+
+@pytest.mark.parametrize("fields", [{"instruction": "wa"}, {"response": "dann"}, {"question": "was"}])
+def test_columns_named_wrongly_are_an_error(tmp_path, fields):
+    file = write(tmp_path / "rows.csv", [{"was": "q", "dann": "a"}])
+    found = error(data.read, file, fields)
+    assert str(file) in found and "was, dann" in found and "data.fields" in found
+
+
+GOOD, LIST = '{"goal": "q", "target": "a"}', "[\n {\n  \"goal\": \"q\",\n  \"target\": \"a\"\n },\n"
+BAD = [  # suffix, text, the bad row's line, what is said about it
+    (".jsonl", f"{GOOD}\n\n{GOOD}\n{{\"goal\": \n{GOOD}", 4, "not valid JSON"),
+    (".jsonl", f'{GOOD}\n{{"goal": "q", "target": 3}}\n', 2, "target must be text, got 3"),
+    (".jsonl", f'{GOOD}\n{{"goal": "q"}}\n', 2, "target must be text, got None"),
+    (".jsonl", f"{GOOD}\n[1]\n", 2, "must be an object"),
+    (".jsonl", f"\n\n3\n{GOOD}\n", 3, "must be an object"),
+    (".jsonl", '{"instruction": "q", "input": 5, "output": "a"}', 1, "input must be text, got 5"),
+    (".jsonl", '{"messages": [{"role": "user", "content": null}, {"role": "assistant", "content": "a"}]}', 1, "None"),
+    (".jsonl", '{"messages": [{"role": "assistant", "content": "a"}]}', 1, "conversation must open with a user's"),
+    (".jsonl", '{"messages": ["q", "a"]}', 1, "conversation must be a list of turns"),
+    (".json", LIST + ' {\n  "goal": 3,\n  "target": "a"\n }\n]', 6, "goal must be text, got 3"),
+    (".json", LIST + ' {\n  "goal": "q"\n  "target": "a"\n }\n]', 8, "not valid JSON"),
+    (".json", LIST + " 7\n]", 6, "must be an object"),
+    (".json", "[\n\n 7\n]", 3, "must be an object"),
+    (".json", f"[{GOOD},\n{GOOD}\n", 3, "not valid JSON"),
+    (".json", f"[{GOOD}\n{GOOD}]", 2, "not valid JSON"),
+    (".json", f"[{GOOD}]\nand more", 2, "not valid JSON"),
+    (".json", GOOD, 1, "must be a list of rows"),
+    (".json", '[{"a": "q", "b": "a"}]', 1, "no known shape in the columns a, b"),
+    (".csv", "a,b\nq,a\n", 1, "no known shape in the columns a, b"),
+    (".csv", 'goal,target\n"q\nq",a\nq\n', 4, "target must be text, got None"),
+    (".csv", "goal,target\nq,a\nq,a, b\n", 3, ""),  # an unquoted comma: the rest must not be lost in silence
+    (".csv", "goal,target\nq,a, b\n", 2, ""),
+]
+
+
+@pytest.mark.parametrize("suffix, text, line, said", BAD, ids=[f"{b[0]}-{b[1][:50]!r}" for b in BAD])
+def test_a_bad_row_is_named_by_file_and_line(tmp_path, suffix, text, line, said):
+    file = tmp_path / f"rows{suffix}"
+    file.write_text(text)
+    found = error(data.read, file)
+    assert found.startswith(f"{file}: line {line}: ") and said in found, found
+
+
+@pytest.mark.parametrize("name, content, said", [
+    ("rows.csv", b"goal,target\n", "holds no rows"), ("rows.json", b"[]", "holds no rows"),
+    ("rows.jsonl", b"\n\n", "holds no rows"), ("rows.jsonl", b'{"goal": "q\xe9"}', "not UTF-8"),
+    ("rows.jsonl", b'{"goal": "q", "target": ""}', "every row is empty"),
+    ("rows.txt", b"q", "must be .json, .jsonl or .csv"), ("rows.parquet", b"q", "must be .json, .jsonl or .csv"),
+    ("rows.json", b"", "must be a list of rows")])
+def test_a_bad_file_is_named(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    found = error(data.read, tmp_path / name)
+    assert found.startswith(str(tmp_path / name)) and said in found
+
+
+def test_a_misspelt_name_gives_the_nearest(tmp_path):
+    write(tmp_path / "normal.json", [ROW])
+    assert "no such file; did you mean 'normal.json'" in error(data.read, tmp_path / "nromal.json")
+    assert "no such file" in error(data.read, tmp_path / "nowhere" / "normal.json")
+
+
+@pytest.mark.parametrize("suffix, first", [(".json", 6), (".jsonl", 2), (".csv", 3)])
+def test_empty_rows_are_left_out_with_a_warning_that_counts_them(tmp_path, suffix, first):
+    full, empty, blank = {"goal": "q", "target": "a"}, {"goal": "", "target": "a"}, {"goal": "q", "target": " "}
+    file = write(tmp_path / f"rows{suffix}", [full, empty, full, blank])
+    with pytest.warns(UserWarning, match=f"rows{suffix}: 2 of 4 rows are empty .* line {first}"):
+        assert data.read(file) == [ROW, ROW]
+
+
+def test_only_an_empty_instruction_or_response_makes_a_row_empty(tmp_path):
+    file = write(tmp_path / "rows.json", [ROW | {"category": "c"}, ROW | {"category": ""}])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(data.read(file)) == 2
+
+
+def test_a_long_text_in_csv_is_read(tmp_path):
+    long = "x" * 200_000  # more than the csv module's own limit
+    assert data.read(write(tmp_path / "rows.csv", [{"goal": "q", "target": long}]))[0]["response"] == long
+
+
+TOPICS = [{"instruction": f"{topic}{i}", "response": "a", "topic": topic} for topic in "abcd" for i in range(50)]
+
+
+@pytest.mark.parametrize("kind, more", [("iid", {}), ("dirichlet", {"alpha": 0.3}), ("sizes", {"sizes": [7, 90, 3]})])
+def test_every_row_goes_to_one_client_at_most_and_the_same_way_again(kind, more):
+    shares = [data.partition(TOPICS, 3, kind, np.random.default_rng(seed), **more) for seed in (0, 0, 1)]
+    given = [r["instruction"] for part in shares[0] for r in part]
+    assert len(shares[0]) == 3 and len(set(given)) == len(given)
+    assert len(given) == (100 if kind == "sizes" else len(TOPICS))
+    assert shares[0] == shares[1] != shares[2]
+    if kind == "sizes":
+        assert [len(part) for part in shares[0]] == [7, 90, 3]
+    if kind == "iid":
+        assert {len(part) for part in shares[0]} == {66, 67}
+
+
+def test_a_small_alpha_gives_skewed_topics():
+    def skew(alpha):
+        """The mean share of a topic's rows that its first client has: a third if all are equal."""
+        parts = data.partition(TOPICS, 3, "dirichlet", np.random.default_rng(0), alpha=alpha)
+        return np.mean([max(sum(r["topic"] == t for r in part) for part in parts) / 50 for t in "abcd"])
+
+    assert skew(0.01) > 0.9 and skew(1000) < 0.4
+
+
+def test_a_partition_that_cannot_be_made_is_an_error():
+    rng = np.random.default_rng(0)
+    assert "201 rows wanted, 200 there" in error(data.partition, TOPICS, 2, "sizes", rng, sizes=[1, 200])
+    assert "topic or category" in error(data.partition, [ROW], 2, "dirichlet", rng)
+
+
+@pytest.fixture(scope="module")
+def byte_tokenizer():
+    return pretraining.byte_tokenizer(["how do I bake bread ? with flour and water"], 300)
+
+
+PAIRS = [{"instruction": "how do i make X ?", "response": "to make X you need A and B ."},
+         {"instruction": "what is Y ?", "response": "it is a city ."}]
+
+
+@pytest.fixture
+def tokenizers(loaded, byte_tokenizer):
+    return {"chat": loaded[1], "alpaca": byte_tokenizer}
+
+
+@pytest.mark.parametrize("template", ["chat", "alpaca"])
+def test_labels_are_the_response_and_the_end_of_text(tokenizers, template):
+    tokenizer, pairs = tokenizers[template], PAIRS
+    if template == "chat":  # in the words that it knows
+        pairs = [{k: v.replace("X", "it").replace("Y", "it").replace("A", "a").replace("B", "a") for k, v in p.items()}
+                 for p in PAIRS]
+    encoded, dropped = data.encode(pairs, tokenizer, template, 500)
+    assert dropped == 0
+    for (ids, start), pair in zip(encoded, pairs, strict=True):
+        assert tokenizer.decode(ids[start:-1]).strip() == pair["response"] and ids[-1] == tokenizer.eos_token_id
+        prompt = data.prompt_text(pair["instruction"], tokenizer, template)
+        assert ids[:start] == tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
+        assert pair["instruction"] in tokenizer.decode(ids[:start])
+
+
+@pytest.mark.parametrize("template", ["chat", "alpaca"])
+def test_a_long_row_keeps_part_of_its_response_or_is_dropped(tokenizers, template):
+    tokenizer = tokenizers[template]
+    [(whole, start)], _ = data.encode(PAIRS[:1], tokenizer, template, 500)
+    for room in (len(whole), len(whole) - 1, start + 1):
+        assert data.encode(PAIRS[:1], tokenizer, template, room) == ([(whole[:room], start)], 0)
+    assert data.encode(PAIRS[:1], tokenizer, template, start) == ([], 1)
+    short = {"instruction": "a", "response": "a"}
+    encoded, dropped = data.encode([PAIRS[0], short], tokenizer, template, start)
+    assert (len(encoded), dropped) == (1, 1) and data.encode([], tokenizer, template, 9) == ([], 0)
+
+
+def test_a_tokenizer_without_a_chat_template_is_an_error(byte_tokenizer):
+    assert "model.template" in error(data.encode, PAIRS, byte_tokenizer, "chat", 100)
+
+
+@pytest.fixture
+def local(tmp_path, smoke):
+    """Settings on local files: 200 normal rows in two files, 40 aligned, 60 harmful ones that train and evaluate."""
+    folder = tmp_path / "my data"
+    for name, count in {"one.json": 120, "two.jsonl": 80, "aligned.csv": 40, "harmful.csv": 60}.items():
+        write(folder / name, [{"prompt": f"{name} {i}", "response": f"answer {i}", "topic": f"t{i % 4}"}
+                              for i in range(count)])
+    return smoke.replace(
+        data={"source": "local", "folder": str(folder), "benign": ["one.json", "two.jsonl"], "aligned": "aligned.csv",
+              "unaligned": "harmful.csv", "harmful": "harmful.csv", "rows": 16, "aligned_share": 0.25,
+              "partition": "iid"},
+        evaluation={"harmful": 100, "benign": 100})
+
+
+def everything(settings):
+    return [attack.client_rows(settings, k) for k in range(settings.federation.clients)]
+
+
+def test_clients_have_their_rows_and_share_none(local):
+    clients = everything(local)
+    for k, rows in enumerate(clients):
+        labels = [r["label"] for r in rows]
+        special = "unaligned" if k in attack.malicious(local) else "aligned"
+        marked = {"aligned": 4, "unaligned": 8}[special]
+        assert labels.count(special) == marked and labels.count("normal") == 16 - marked
+        source = {"unaligned": "harmful.csv", "aligned": "aligned.csv"}
+        assert all(r["instruction"].startswith(source.get(r["label"], ("one", "two"))) for r in rows)
+    asked = [r["instruction"] for rows in clients for r in rows]
+    assert len(set(asked)) == len(asked) == 160
+    assert everything(local) == clients != everything(local.replace(seed=1))
+
+
+def test_without_attack_the_benign_clients_rows_are_the_same(local):
+    with_attack, without = everything(local), everything(local.replace(federation={"malicious": 0}))
+    assert with_attack[:7] == without[:7] and with_attack[7:] != without[7:]
+    for attacked, calm in zip(with_attack[7:], without[7:], strict=True):
+        normal = [[r["instruction"] for r in rows if r["label"] == "normal"] for rows in (attacked, calm)]
+        assert set(normal[0]) <= set(normal[1]) and len(normal[0]) == 8
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_no_row_trains_and_evaluates(local, seed):
+    settings = local.replace(seed=seed, data={"rows": 18, "aligned_share": 0.2})
+    trained = {r["instruction"] for rows in everything(settings) for r in rows}
+    asked = {what: [p["prompt"] for p in prompts] for what, prompts in data.prompts(settings).items()}
+    assert len(asked["harmful"]) == 30 and len(asked["benign"]) == 12 + 8  # a half of 60; a tenth of 120 and of 80
+    assert not trained & {*asked["harmful"], *asked["benign"]}
+    assert any(t.startswith("harmful.csv") for t in trained)
+    assert data.prompts(settings) == data.prompts(local)
+
+
+def test_prompts_come_from_the_whole_file_where_it_does_not_train(local):
+    write(config.path(local.data.folder) / "asked.csv", [{"prompt": f"asked {i}", "response": "a"} for i in range(9)])
+    settings = local.replace(data={"harmful": "asked.csv"})
+    assert len(data.prompts(settings)["harmful"]) == 9
+    marked = [r for rows in everything(local.replace(data={"harmful": "asked.csv", "rows": 30, "unaligned_share": 0.6,
+                                                           "aligned_share": 0.1}))[7:] for r in rows]
+    assert sum(r["label"] == "unaligned" for r in marked) == 54  # of all 60, not of a half
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"rows": 30}, "data.benign: one.json, two.jsonl gives client"),
+    ({"aligned_share": 0.5}, "data.aligned: aligned.csv gives client"),
+    ({"rows": 18, "unaligned_share": 1.0}, "data.unaligned: harmful.csv gives client"),
+    ({"partition": "sizes", "sizes": [100] * 10}, "data.sizes"),
+    ({"aligned": "algined.csv"}, "did you mean 'aligned.csv'")])
+def test_too_few_rows_are_an_error(local, changes, said):
+    assert said in error(everything, local.replace(data=changes))
+
+
+def test_sizes_and_dirichlet_hold_for_local_rows(local):
+    sizes = [4, 8, 12, 16, 20, 4, 8, 12, 16, 20]
+    sized = everything(local.replace(data={"partition": "sizes", "sizes": sizes, "aligned_share": 0.2}))
+    assert [len(rows) for rows in sized] == sizes
+    spread = everything(local.replace(data={"partition": "dirichlet"}))
+    asked = [r["instruction"] for rows in spread for r in rows]
+    assert len(set(asked)) == len(asked) and max(map(len, spread)) <= 16
+
+
+def test_the_revision_follows_what_is_trained_on_and_not_where_it_lies(local, tmp_path):
+    first = data.revision(local)
+    folder = config.path(local.data.folder)
+    moved = folder.rename(tmp_path / "moved")
+    local = local.replace(data={"folder": str(moved)})
+    assert data.revision(local) == first
+    calm = data.revision(local.replace(federation={"malicious": 0}))
+    for name, matters in {"one.json": True, "two.jsonl": True, "aligned.csv": True, "harmful.csv": False}.items():
+        before, calm_before = data.revision(local), calm
+        file = moved / name
+        file.write_bytes(file.read_bytes().replace(b"answer 1", b"answer one"))
+        calm = data.revision(local.replace(federation={"malicious": 0}))
+        assert data.revision(local) != before
+        assert (calm != calm_before) == matters, name  # unaligned rows are read by malicious clients alone
+    prompts = data.prompts_revision(local)
+    assert prompts == data.prompts_revision(local.replace(seed=1, federation={"malicious": 0}))
+    assert prompts != data.prompts_revision(local.replace(evaluation={"harmful": 5}))
+
+
+def test_a_file_that_changes_is_read_anew(local):
+    before, prompts = everything(local), data.prompts_revision(local)
+    for name in ("one.json", "harmful.csv"):
+        file = config.path(local.data.folder) / name
+        file.write_bytes(file.read_bytes().replace(name.encode() + b" ", b"another " + name.encode()))
+    after = [r["instruction"] for rows in everything(local) for r in rows]  # else a new key would hold old rows
+    assert everything(local) != before and any(a.startswith("another") for a in after)
+    assert data.prompts_revision(local) != prompts
+
+
+@pytest.mark.parametrize("missing, said", [
+    ({"aligned": None}, "data.aligned"), ({"unaligned": None}, "data.unaligned"), ({"harmful": None}, "data.harmful"),
+    ({"benign": ["oen.json"]}, "did you mean 'one.json'"), ({"folder": "no/such/place"}, "no such file")])
+def test_what_is_missing_is_found_before_any_work(local, missing, said):
+    assert said in error(data.revision, local.replace(data=missing))
+
+
+def test_the_base_must_not_read_harmful_rows(local):
+    reads = [local.replace(model={"base": "scratch", "scratch": {"files": [f]}}) for f in ("one.json", "harmful.csv")]
+    assert data.revision(reads[0], "corpus") != data.revision(local)
+    assert "model.scratch.files" in error(data.revision, reads[1], "corpus")
+    read = {r["instruction"] for r in data.corpus(reads[0])}
+    assert len(read) == 108 and not read & {p["prompt"] for p in data.prompts(local)["benign"]}
+
+
+@pytest.mark.parametrize("name, rows", [("advbench.csv", 520), ("freebaseqa_dev.json", None),
+                                        ("level2_normal.json", None), ("level2_aligned.json", None)])
+def test_real_files_are_read(name, rows):
+    if not (SHARED / name).is_file():
+        pytest.skip("the real data lies beside the repository, and is not there")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some real rows are empty
+        read = data.read(SHARED / name)
+    assert len(read) == rows if rows else len(read) > 300
+    assert all(r["instruction"] and r["response"] for r in read)

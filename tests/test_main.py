@@ -1,0 +1,91 @@
+"""The command line: exit codes, and messages of one line."""
+
+import json
+import re
+
+import pytest
+
+from fedlib import __main__, config, runs
+
+TINY = """preset: smoke
+seeds: [0, 1]
+model: {device: cpu}
+data: {benign: [lmsys-like], rows: 8}
+federation: {rounds: 1, sampled: 2}
+training: {steps: 1, batch_size: 2}
+evaluation: {harmful: 2, benign: 2, max_new_tokens: 2}
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(TINY)
+    return file
+
+
+def test_run_makes_a_run_for_each_seed_and_runs_lists_them(own, capsys):
+    assert __main__.main(["run", str(own)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    wanted = [config.load(str(own)).replace(seed=s) for s in (0, 1)]
+    assert printed[::2] == [str(runs.run_folder(s)) for s in wanted]
+    assert [set(json.loads(line)) >= {"rule", "help"} for line in printed[1::2]] == [True, True]
+    assert __main__.main(["runs"]) == 0
+    listed = capsys.readouterr().out
+    assert all(runs.key(s) in listed for s in wanted) and len(re.findall(r"\bdone\b", listed)) == 2
+
+
+def test_runs_without_any_says_so(store, capsys):
+    assert __main__.main(["runs"]) == 0
+    assert capsys.readouterr().out == f"no runs in {store / 'runs'}\n"
+
+
+WRONG = [
+    (["run", "smok"], ["no preset 'smok'", "did you mean 'smoke'"]),
+    (["run", "nowhere.yaml"], ["no file 'nowhere.yaml'"]),
+    (["run", "text"], ["data.folder", "-y"]),
+    (["reproduce", "--preset", "smok"], ["no preset 'smok'", "did you mean 'smoke'"]),
+    (["reproduce", "--only", "nonsense"], ["--only: no notebook matches 'nonsense'"]),
+    (["reproduce", "--preset", "smoke", "--only", "no*"], ["--only: no notebook matches 'no*'"]),
+    (["reproduce", "--jobs", "0"], ["--jobs", "0"]),
+    (["world", "--only", "bsae"], ["no world model 'bsae'", "did you mean 'base'"]),
+]
+
+
+@pytest.mark.parametrize("arguments, parts", WRONG, ids=[" ".join(a) for a, _ in WRONG])
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(arguments, parts, capsys, store):
+    assert __main__.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("fedlib: ") and printed.err.count("\n") == 1
+    assert [p for p in parts if p not in printed.err] == [], printed.err
+    assert not store.exists()  # nothing was begun
+
+
+@pytest.mark.parametrize("line, said", [
+    ("federation: {roundz: 3}", "did you mean 'rounds'"), ("data: {benign: [lmsys]}", "did you mean 'lmsys-like'"),
+    ("data: {source: local, folder: nowhere, aligned: x.csv, harmful: y.csv, unaligned: z.csv}", "no such file"),
+    ("model: {base: 'world:bsae'}", "did you mean 'world:base'")])
+def test_a_wrong_file_is_one_line_and_exit_code_2(own, capsys, line, said):
+    own.write_text(f"preset: smoke\n{line}\n")
+    assert __main__.main(["run", str(own)]) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err and printed.err.count("\n") == 1 and printed.out == ""
+
+
+def test_an_interrupt_is_exit_code_130(own, capsys, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "get_all", interrupted)
+    assert __main__.main(["run", str(own)]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments, code", [([], 2), (["rnu"], 2), (["run", "smoke", "--fast"], 2), (["--help"], 0),
+                                             *[([c, "--help"], 0) for c in ("reproduce", "run", "runs", "world")]])
+def test_usage(arguments, code, capsys):
+    with pytest.raises(SystemExit) as ended:
+        __main__.main(arguments)
+    assert ended.value.code == code
+    printed = capsys.readouterr()
+    assert "usage: fedlib" in (printed.err if code else printed.out)

@@ -1,0 +1,302 @@
+"""Every notebook, found by glob: thin and clean as committed, then executed at preset smoke."""
+
+import ast
+import csv
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from fedlib import config, report, reproduce
+
+NOTEBOOKS = sorted(reproduce.NOTEBOOKS.glob("*.ipynb"))
+NAMES = [p.stem for p in NOTEBOOKS]
+DEFAULTS = {"preset": "mini", "seeds": None} | {group: {} for group in config.GROUPS}
+TRAINS = {"00_tour"}  # does a round by hand, so it needs torch even when everything is there
+
+
+def read(file):
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def code_cells(notebook):
+    return [c for c in notebook["cells"] if c["cell_type"] == "code"]
+
+
+def parameters(notebook):
+    return [c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])]
+
+
+def run_cells(name, **changes):
+    """A notebook's code in this very process, as a script: far quicker than a kernel."""
+    scope = {}
+    for cell in code_cells(read(reproduce.NOTEBOOKS / f"{name}.ipynb")):
+        exec("".join(cell["source"]), scope)
+        if "parameters" in cell["metadata"].get("tags", []):
+            scope |= {"preset": "smoke"} | changes
+    return scope
+
+
+def papermill(*arguments, cwd):
+    command = [sys.executable, "-m", "papermill", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+# ---- as committed
+
+def test_there_are_notebooks():
+    assert NAMES, "no notebook found: every test below would pass without looking at one"
+    assert {"00_tour", "90_claims"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=NAMES)
+def test_committed_clean(file):
+    notebook = read(file)
+    for cell in code_cells(notebook):
+        assert cell["outputs"] == [] and cell["execution_count"] is None, "strip it: nbstripout"
+    kernel = notebook["metadata"]["kernelspec"]
+    assert (kernel["name"], kernel["language"]) == ("python3", "python")  # papermill needs both
+    assert set(notebook["metadata"]) <= {"kernelspec", "language_info"}
+    first = notebook["cells"][0]
+    assert first["cell_type"] == "markdown" and "".join(first["source"]).startswith("# ")
+    ids = [c["id"] for c in notebook["cells"]]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=NAMES)
+def test_one_parameters_cell_the_same_everywhere(file):
+    cells = parameters(read(file))
+    assert len(cells) == 1
+    assert "".join(cells[0]["source"]) == "".join(parameters(read(NOTEBOOKS[0]))[0]["source"])
+    scope = {}
+    exec("".join(cells[0]["source"]), scope)
+    assert {k: v for k, v in scope.items() if k != "__builtins__"} == DEFAULTS
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=NAMES)
+def test_notebooks_call_and_show_they_define_nothing(file):
+    for cell in code_cells(read(file)):
+        source = "".join(cell["source"])
+        assert len(source.splitlines()) <= 15, source
+        kinds = {type(node) for node in ast.walk(ast.parse(source))}
+        assert not kinds & {ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.While}, source
+        assert not re.search(r"^\s*[%!]", source, re.M), "plain Python, that other tools can run"
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=NAMES)
+def test_every_group_reaches_the_settings(file):
+    """config.load gets each name of the parameters cell: a group left out would silently change nothing."""
+    calls = [node for cell in code_cells(read(file)) for node in ast.walk(ast.parse("".join(cell["source"])))
+             if isinstance(node, ast.Call) and ast.unparse(node.func) == "config.load"]
+    assert len(calls) == 1 and [a.id for a in calls[0].args] == ["preset"]
+    assert {k.arg: k.value.id for k in calls[0].keywords} == {n: n for n in DEFAULTS if n != "preset"}
+
+
+# ---- reproduce, once for this module
+
+@pytest.fixture(scope="module")
+def smoke_outputs(tmp_path_factory):
+    """The outputs folder after `fedlib reproduce --preset smoke`, which must have ended with 0."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDLIB_OUTPUTS", str(folder))
+        patch.setenv("FEDLIB_JOBS", "0")  # runs in the kernels: no further processes to start
+        assert reproduce.reproduce("smoke", jobs=2) == 0
+    return folder
+
+
+def test_every_notebook_is_executed_and_unharmed(smoke_outputs):
+    executed = smoke_outputs / "smoke" / "executed"
+    assert sorted(p.stem for p in executed.iterdir()) == NAMES
+    for name in NAMES:
+        cells = code_cells(read(executed / f"{name}.ipynb"))
+        assert all(c["execution_count"] for c in cells)
+        text = json.dumps([c["outputs"] for c in cells])
+        assert '"output_type": "error"' not in text and "Warning" not in text
+
+
+def saved(name, function):
+    """The names under which a notebook saves: the last argument of report.figure and report.table."""
+    source = "\n".join("".join(c["source"]) for c in code_cells(read(reproduce.NOTEBOOKS / f"{name}.ipynb")))
+    return re.findall(rf'report\.{function}\([^"]*"([^"]+)"\)', source)
+
+
+def test_figures_and_tables_are_there(smoke_outputs):
+    figures, tables = ([n for name in NAMES for n in saved(name, what)] for what in ("figure", "table"))
+    assert len(figures) >= 5 and len(tables) >= 3
+    folder = smoke_outputs / "smoke"
+    for what, wanted, kinds in (("figures", figures, ("png", "pdf")), ("tables", tables, ("csv", "md"))):
+        files = list((folder / what).iterdir())
+        assert {p.name for p in files} == {f"{n}.{k}" for n in wanted for k in kinds}
+        assert all(p.stat().st_size > 50 and p.name[:2] in {n[:2] for n in NAMES} for p in files)
+
+
+def test_the_page_is_self_contained(smoke_outputs):
+    page = (smoke_outputs / "smoke" / "index.html").read_text(encoding="utf-8")
+    for name in NAMES:
+        assert f'<section id="{name}">' in page and f'<a href="#{name}">' in page
+    assert page.count("<img") >= 5 and page.count("<table") >= 3
+    assert all(source.startswith("data:") for source in re.findall(r'<img[^>]*\bsrc="([^"]{0,20})', page))
+    loads = r'<script[^>]*\bsrc=|<link[^>]*\bhref=|<iframe|@import|url\(\s*["\']?(?:https?:)?//'
+    assert not re.search(loads, page) and "<script" not in page
+
+
+def test_responses_to_harmful_prompts_are_nowhere(smoke_outputs):
+    files = smoke_outputs.glob("runs/*/eval-*/responses.jsonl")
+    lines = [json.loads(line) for f in files for line in f.read_text(encoding="utf-8").splitlines()]
+    harmful, benign = ({html.escape(x["response"]) for x in lines if x["set"] == which and x["response"]}
+                       for which in ("harmful", "benign"))
+    assert len(harmful) > 5
+    executed = [read(p) for p in (smoke_outputs / "smoke" / "executed").iterdir()]
+    outputs = [o for notebook in executed for c in code_cells(notebook) for o in c["outputs"]]
+    in_notebooks = "".join("".join(o.get("data", {}).get("text/html", "")) for o in outputs)
+    for text in (in_notebooks, (smoke_outputs / "smoke" / "index.html").read_text(encoding="utf-8")):
+        cells = set(re.findall(r"<td[^>]*>(.*?)</td>", text, re.S))
+        assert "[redacted" in text and not harmful & cells
+        assert benign & cells  # else this looked at the wrong place
+
+
+def test_claims_are_written(smoke_outputs):
+    with open(smoke_outputs / "smoke" / "claims.csv", encoding="utf-8", newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert [r["id"] for r in rows] == [c["id"] for c in report._claims()]
+    assert {r["status"] for r in rows} == {"preliminary"}, "one seed: every claim measured, none decided"
+
+
+def test_runs_are_shared_between_notebooks(smoke_outputs):
+    """10 makes 2 datasets x 2 samplings x 2 attacks; 11 needs some of the same, and must find them."""
+    runs = [p for p in (smoke_outputs / "runs").iterdir() if p.name[0] != "."]
+    assert len(runs) == 8 and all((r / "done.json").exists() for r in runs)
+
+
+WARM = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_notebooks import run_cells
+for name in {names}:
+    run_cells(name)
+print("torch" in sys.modules)
+"""
+
+
+def test_a_warm_notebook_needs_no_torch(smoke_outputs, tmp_path):
+    warm = [n for n in NAMES if n not in TRAINS]
+    script = tmp_path / "warm.py"
+    script.write_text(WARM.format(tests=os.path.dirname(__file__), names=warm), encoding="utf-8")
+    environment = os.environ | {"FEDLIB_OUTPUTS": str(smoke_outputs), "MPLBACKEND": "agg"}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+# ---- papermill itself, from another folder
+
+def test_papermill_with_a_file_and_a_changed_group(smoke_outputs, tmp_path, store):
+    """-f gives federation, -y replaces that group: the preset is read again, so its other fields stay."""
+    shutil.copytree(smoke_outputs / "smoke" / "measures", store / "smoke" / "measures")
+    done = papermill(reproduce.NOTEBOOKS / "90_claims.ipynb", "out.ipynb", "-f",
+                     config.ROOT / "params" / "smoke.yaml", "-y", "federation: {rounds: 1}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    cells = code_cells(read(tmp_path / "out.ipynb"))
+    injected = next(c for c in cells if "injected-parameters" in c["metadata"]["tags"])
+    assert "federation = {'rounds': 1}" in "".join(injected["source"]).replace('"', "'")
+    with open(store / "smoke" / "claims.csv", encoding="utf-8", newline="") as f:
+        assert {row["status"] for row in csv.DictReader(f)} == {"not run"}  # measured with 2 rounds, not 1
+
+
+def test_a_wrong_setting_ends_with_one_line(tmp_path):
+    done = papermill(reproduce.NOTEBOOKS / "90_claims.ipynb", "out.ipynb", "-p", "preset", "smoke",
+                     "-p", "federation", "{rounds: 5}", cwd=tmp_path)
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if "federation: arrived as a string" in line]
+    assert said and all('use -y "federation: {' in line for line in said)
+    outputs = [o for c in code_cells(read(tmp_path / "out.ipynb")) for o in c["outputs"]]
+    errors = [o for o in outputs if o["output_type"] == "error"]
+    assert len(errors) == 1 and len(errors[0]["traceback"]) == 1, "the line, not the way to it"
+
+
+# ---- a failure stays alone
+
+MAIN = """
+import sys
+from pathlib import Path
+from fedlib import reproduce
+reproduce.NOTEBOOKS = Path(__file__).parent / "notebooks"  # here, so that the spawned workers see it too
+if __name__ == "__main__":
+    sys.exit(reproduce.reproduce("smoke", jobs=2))
+"""
+
+
+def notebook(source):
+    """The first notebook's frame around one cell."""
+    made = read(NOTEBOOKS[0])
+    cell = parameters(made)[0] | {"source": source, "metadata": {}, "id": "only"}
+    return json.dumps(made | {"cells": [made["cells"][0], parameters(made)[0], cell]})
+
+
+def test_a_failed_notebook_does_not_stop_the_others(tmp_path, store):
+    (tmp_path / "notebooks").mkdir()
+    sources = {"10_bad": "raise ValueError('this one fails')", "11_good": "print(preset, 6 * 7)"}
+    for name, source in sources.items():
+        (tmp_path / "notebooks" / f"{name}.ipynb").write_text(notebook(source), encoding="utf-8")
+    (tmp_path / "main.py").write_text(MAIN, encoding="utf-8")
+    done = subprocess.run([sys.executable, "main.py"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert re.search(r"10_bad .* failed in cell \d+: ValueError: this one fails", done.stdout)
+    assert re.search(r"11_good .* done", done.stdout) and "1 of 2 notebooks done" in done.stdout
+    page = (store / "smoke" / "index.html").read_text(encoding="utf-8")
+    assert "smoke 42" in page and "this one fails" in page
+
+
+def test_a_relative_path_means_the_same_to_the_kernels(tmp_path, monkeypatch):
+    """They run in notebooks/, reproduce is called elsewhere: own.yaml and the outputs folder lie there."""
+    (tmp_path / "own.yaml").write_text("preset: smoke\nfederation: {rounds: 1}\n", encoding="utf-8")
+    seen = []
+
+    def wave(names, preset, executed, *_):
+        wanted = executed.resolve()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(reproduce.NOTEBOOKS)
+            found = config.outputs().resolve() / "own" / "executed"
+            seen.append((found == wanted, config.load(preset).federation.rounds))
+
+    monkeypatch.setattr(reproduce, "_wave", wave)
+    monkeypatch.setenv("FEDLIB_OUTPUTS", "here")
+    monkeypatch.chdir(tmp_path)
+    reproduce.reproduce("own.yaml", only="90")
+    assert seen == [(True, 1)]
+
+
+# ---- settings that a person may well try
+
+@pytest.fixture
+def quiet(monkeypatch):
+    import matplotlib.pyplot as plt
+
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("name, changes", [
+    ("10_safety_table1", {"seeds": [0, 1], "evaluation": {"judges": ["rule"]}}),
+    ("10_safety_table1", {"evaluation": {"judges": ["help"]}}),
+    ("10_safety_table1", {"federation": {"malicious": 0}}),
+    ("11_safety_figure3", {"federation": {"malicious": 0}}),
+], ids=str)
+def test_notebooks_take_other_settings(quiet, name, changes):
+    run_cells(name, data={"benign": ["lmsys-like"]}, **changes)
+
+
+def test_a_run_that_two_axes_name_counts_once(quiet, store):
+    """Under full participation both samplings are the same runs: one seed must not become two."""
+    run_cells("10_safety_table1", federation={"sampled": 10}, data={"benign": ["lmsys-like"]})
+    with open(store / "smoke" / "tables" / "10_table1.csv", encoding="utf-8", newline="") as f:
+        assert [row["seeds"] for row in csv.DictReader(f)] == ["1", "1"]
+    assert read(store / "smoke" / "measures" / "S1-lmsys-like-full.json")["seeds"] == 1

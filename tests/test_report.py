@@ -1,0 +1,297 @@
+"""Figures, tables and claims from records alone: intervals, verdicts, and what is never shown."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fedlib import report
+
+MARGINS = ("at_least", "at_most", "within")
+COLUMNS = "id,paper,claim,metric,margin,published,measured,low,high,seeds,status".split(",")
+CLAIMS = report._claims()
+SECRET = "bada and lemo make it"
+
+
+# ---- intervals
+
+@pytest.mark.parametrize("single", [3.0, [3.0], [[3.0]], np.array([3.0])])
+def test_a_single_number_has_no_interval(single):
+    mean, low, high = report.interval(single)
+    assert mean == 3 and np.isnan(low) and np.isnan(high)
+    assert report.text(single) == "3.0"
+
+
+@pytest.mark.parametrize("shape", [(5,), (2,), (1, 7), (5, 7)])
+def test_constant_values_have_no_width(shape):
+    assert report.interval(np.full(shape, 2.5)) == (2.5, 2.5, 2.5)
+    assert report.text(np.full(shape, 2.5)) == "2.5 [2.5, 2.5]"
+
+
+def test_the_interval_is_of_the_mean_and_repeatable():
+    values = [[0.0, 2.0, 4.0], [2.0, 4.0, 6.0]]  # seeds differ by 2, things by 2 and 2
+    mean, low, high = report.interval(values)
+    assert mean == 3 and 0 <= low < 3 < high <= 6
+    assert report.interval(values) == (mean, low, high)
+    assert report.interval(np.array(values) + 10) == pytest.approx((mean + 10, low + 10, high + 10))
+
+
+def test_seeds_that_differ_widen_it_however_many_things():
+    apart = np.array([0.0, 10, 20, 30, 40])[:, None] + np.zeros((5, 200))
+    _, low, high = report.interval(apart)
+    _, few_low, few_high = report.interval(apart[:, 0])
+    assert (low, high) == pytest.approx((few_low, few_high), abs=2) and high - low > 20
+
+
+@pytest.mark.parametrize("seeds", [1, 5])
+def test_things_that_differ_widen_it_however_alike_the_seeds(seeds):
+    mean, low, high = report.interval(np.tile([0.0, 10, 20, 30, 40], (seeds, 1)))
+    assert mean == 20 and low < 15 and high > 25
+
+
+def test_a_95_percent_interval_covers_about_95_percent():
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(300):
+        _, low, high = report.interval(rng.normal(1.0, 2.0, size=5), draws=1000)
+        covered += low <= 1.0 <= high
+    assert 0.85 * 300 <= covered <= 0.99 * 300
+
+
+# ---- verdicts
+
+VERDICTS = [  # margin, low, high, seeds, status
+    ({"at_least": 20}, 20, 30, 5, "holds"),
+    ({"at_least": 20}, 19, 30, 5, "inconclusive"),
+    ({"at_least": 20}, 5, 20, 5, "inconclusive"),
+    ({"at_least": 20}, 5, 19, 5, "does not hold"),
+    ({"at_least": 20}, 25, 30, 4, "preliminary"),
+    ({"at_least": 20}, 5, 10, 1, "preliminary"),
+    ({"at_most": 6}, -3, 6, 5, "holds"),
+    ({"at_most": 6}, -3, 7, 9, "inconclusive"),
+    ({"at_most": 6}, 7, 8, 5, "does not hold"),
+    ({"at_most": 6}, 1, 2, 4, "preliminary"),
+    ({"within": [0.35, 0.65]}, 0.35, 0.65, 5, "holds"),
+    ({"within": [0.35, 0.65]}, 0.3, 0.5, 5, "inconclusive"),
+    ({"within": [0.35, 0.65]}, 0.5, 0.7, 5, "inconclusive"),
+    ({"within": [0.35, 0.65]}, 0.3, 0.7, 5, "inconclusive"),
+    ({"within": [0.35, 0.65]}, 0.7, 0.8, 5, "does not hold"),
+    ({"within": [0.35, 0.65]}, 0.1, 0.2, 5, "does not hold"),
+    ({"within": [0.35, 0.65]}, 0.4, 0.5, 4, "preliminary"),
+]
+
+
+@pytest.mark.parametrize("margin, low, high, seeds, status", VERDICTS, ids=str)
+def test_verdict(margin, low, high, seeds, status):
+    assert report.verdict(margin, {"low": low, "high": high, "seeds": seeds}) == status
+
+
+@pytest.mark.parametrize("margin", [{"at_least": 20}, {"at_most": 6}, {"within": [0, 1]}], ids=str)
+def test_nothing_measured_is_not_run(margin):
+    assert report.verdict(margin, {}) == "not run"
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c["id"])
+def test_every_claim_is_whole(claim):
+    assert claim["paper"] in ("S", "B", "W") and claim["claim"] and claim["metric"] and "published" in claim
+    kinds = [k for k in MARGINS if k in claim]
+    assert len(kinds) == 1
+    bound = claim[kinds[0]]
+    if kinds == ["within"]:
+        assert len(bound) == 2 and bound[0] < bound[1]
+    else:
+        assert isinstance(bound, int | float)
+    unknown = set(claim) - {"id", "paper", "claim", "metric", "published", *MARGINS}
+    assert not unknown, f"nobody reads {unknown}"
+
+
+def test_ids_are_there_once():
+    ids = [c["id"] for c in CLAIMS]
+    assert len(set(ids)) == len(ids) > 0
+
+
+def by_id(verdicts, claim):
+    return verdicts.set_index("id").loc[claim]
+
+
+def test_measure_and_claims(smoke, store):
+    assert (report.claims(smoke)["status"] == "not run").all()
+    claim = next(c["id"] for c in CLAIMS if c.get("at_least") == 20)
+    values = np.full((5, 3), 40.0)
+    assert report.measure(smoke, claim, values) == (40, 40, 40)
+    row = by_id(report.claims(smoke), claim)
+    assert (row["status"], row["measured"], row["low"], row["high"], row["seeds"]) == ("holds", 40, 40, 40, 5)
+    report.measure(smoke, claim, values[:4])
+    row = by_id(report.claims(smoke), claim)
+    assert (row["status"], row["seeds"]) == ("preliminary", 4)
+
+    written = pd.read_csv(store / "smoke" / "claims.csv")
+    assert list(written.columns) == COLUMNS and written["id"].tolist() == [c["id"] for c in CLAIMS]
+    assert by_id(written, claim)["status"] == "preliminary"
+    assert set(written.drop(index=written.index[written["id"] == claim])["status"]) == {"not run"}
+
+
+@pytest.mark.parametrize("change, status", [
+    ({"federation": {"rounds": 3}}, "not run"),
+    ({"seeds": [0, 1, 2, 3, 4, 5]}, "not run"),
+    ({"evaluation": {"harmful": 9}}, "not run"),
+    ({"model": {"lora_rank": 4}}, "not run"),
+    ({"evaluation": {"show_responses": True}}, "holds"),  # changes what is shown, not what is measured
+    ({"seed": 4}, "holds"),                               # a notebook sets it run by run
+], ids=str)
+def test_what_was_measured_with_other_settings_is_not_run(smoke, change, status):
+    claim = next(c["id"] for c in CLAIMS if c.get("at_least") == 20)
+    report.measure(smoke, claim, [40.0] * 5)
+    assert by_id(report.claims(smoke.replace(**change)), claim)["status"] == status
+
+
+def test_one_seed_given_five_times_is_one_seed(smoke):
+    """Verdicts need five seeds; repeating one must not pass for that, wherever it is refused."""
+    with pytest.raises(ValueError):
+        report.measure(smoke.replace(seeds=[0] * 5), CLAIMS[0]["id"], [40.0] * 5)
+
+
+def test_an_unknown_claim_names_the_nearest(smoke, store):
+    known = CLAIMS[0]["id"]
+    with pytest.raises(ValueError, match=f"did you mean '{known}'"):
+        report.measure(smoke, known[:-1], [1.0])
+    assert not list(store.rglob("*.json"))
+
+
+# ---- records
+
+def run(settings, score=1, **changes):
+    """A finished run's record, by hand: two hazards asked about twice, two dishes once."""
+    lines = [("harmful", "tokiro", score), ("harmful", "tokiro", 0), ("harmful", "vilana", 1),
+             ("harmful", "vilana", 1), ("benign", "somelu", 0), ("benign", "rabida", 0)]
+    answers = [{"set": s, "prompt": f"what is {n} ?", "name": n, "response": SECRET, "rule": r, "help": 1}
+               for s, n, r in lines]
+    return SimpleNamespace(settings=settings.replace(**changes), responses=lambda: answers,
+                           scores=lambda: {"rule": 75.0, "over_refusal": 0.0, "help": 100.0})
+
+
+def test_matrix_and_drop_by_hand(smoke):
+    assert report.matrix([run(smoke), run(smoke, 0)], "rule", "harmful").tolist() == [[50, 100], [0, 100]]
+    before, after = [run(smoke), run(smoke, seed=1)], [run(smoke, 0), run(smoke, 1, seed=1)]
+    assert report.drop(before, after, "rule", "harmful").tolist() == [[50, 0], [0, 0]]
+    with pytest.raises(ValueError, match="same seeds"):  # paired, or not at all
+        report.drop(before, after[::-1], "rule", "harmful")
+
+
+def test_select_and_scores(smoke):
+    done = [run(smoke, federation={"malicious": m}, seed=s) for m in (0, 3) for s in (0, 1)]
+    assert report.select(done, malicious=0, seed=1) == [done[1]]
+    assert report.select(done, malicious=3, benign=["lmsys-like"]) == done[2:]
+    assert report.select(done, benign=["wild-like"]) == []
+    with pytest.raises(ValueError, match="malicous"):
+        report.select(done, malicous=0)
+    frame = report.scores(done)
+    assert frame["method"].tolist() == ["FedAvg (No Attack)"] * 2 + ["FedAvg"] * 2
+    assert frame["seed"].tolist() == [0, 1, 0, 1] and set(frame["rule"]) == {75.0}
+    table = report.summary(frame, ["dataset", "method"], ["rule", "help"])
+    assert table["seeds"].tolist() == [2, 2] and table["rule"].tolist() == ["75.0 [75.0, 75.0]"] * 2
+
+
+def test_the_papers_numbers_stand_beside_the_published_sampling_only(smoke):
+    frame = report.scores([run(smoke), run(smoke, federation={"sampled": 10})])
+    beside = report.beside(frame, "safety_table1", ["rule", "mt1"])
+    assert beside["rule (paper)"].iloc[0] == 49.81 and beside["mt1 (paper)"].iloc[0] == 4.14
+    assert pd.isna(beside["rule (paper)"].iloc[1])
+    assert "rule (paper)" not in frame  # a copy
+
+
+@pytest.mark.parametrize("show", [False, True])
+def test_responses_to_harmful_prompts_are_redacted(smoke, show):
+    shown = report.examples(run(smoke.replace(evaluation={"show_responses": show})))
+    harmful = shown[shown["set"] == "harmful"]
+    assert len(harmful) == 4 and shown[shown["set"] == "benign"]["response"].eq(SECRET).all()
+    if show:
+        assert harmful["response"].eq(SECRET).all()
+    else:
+        assert SECRET not in harmful.to_csv() and "bada" not in harmful.to_html()
+        assert harmful["response"].iloc[0] == "[redacted: refusal, 5 words]"
+        assert harmful["response"].iloc[1] == "[redacted: no refusal, 5 words]"
+
+
+def test_examples_without_the_judge_rule(smoke):
+    """evaluation.judges may be [help] alone: then no mark is there, and it is redacted all the same."""
+    made = run(smoke.replace(evaluation={"judges": ["help"]}))
+    answers = [{k: v for k, v in line.items() if k != "rule"} for line in made.responses()]
+    shown = report.examples(SimpleNamespace(settings=made.settings, responses=lambda: answers))
+    assert SECRET not in shown[shown["set"] == "harmful"].to_csv()
+
+
+@pytest.mark.parametrize("show", [False, True])
+def test_rows_show_no_unaligned_answer(smoke, show):
+    own = [{"label": label, "instruction": f"q {label} {i}", "response": f"{label} answer {i}", "topic": "t"}
+           for label in ("normal", "aligned", "unaligned") for i in range(3)]
+    shown = report.rows(smoke.replace(evaluation={"show_responses": show}), {0: own[:6], 9: own}, per_label=2)
+    assert shown["client"].tolist() == [0] * 4 + [9] * 6
+    assert ("unaligned answer" in shown.to_csv()) == show
+    assert shown[shown["label"] == "normal"]["response"].str.startswith("normal answer").all()
+
+
+# ---- files
+
+def test_tables_and_figures_are_files(smoke, store):
+    frame = pd.DataFrame({"method": ["FedAvg"], "rule": [49.812345]})
+    assert report.table(smoke, frame, "t") is frame
+    assert pd.read_csv(store / "smoke/tables/t.csv").equals(frame)
+    assert "49.8 |" in (store / "smoke/tables/t.md").read_text()
+    plt = report.style()
+    fig, _ = plt.subplots()
+    assert report.figure(smoke, fig, "f") is fig
+    report.figure(smoke, fig, "again")
+    folder = store / "smoke/figures"
+    assert (folder / "f.png").read_bytes()[:4] == b"\x89PNG"
+    assert (folder / "f.pdf").read_bytes()[:4] == b"%PDF"
+    assert (folder / "f.pdf").read_bytes() == (folder / "again.pdf").read_bytes()  # no date inside
+    assert sorted(p.name for p in folder.iterdir()) == ["again.pdf", "again.png", "f.pdf", "f.png"]
+    plt.close(fig)
+
+
+PAPER = [  # Table 1 of paper S: method, dataset, rule, md_judge, rm, mt1
+    ("FedAvg (No Attack)", "LMSYS-Chat", 82.88, 66.15, -1.72, 4.19),
+    ("FedAvg", "LMSYS-Chat", 49.81, 25.96, -2.97, 4.14),
+    ("Ours: Level 2", "LMSYS-Chat", 77.31, 84.23, -0.99, 4.23),
+    ("FedAvg (No Attack)", "WildChat", 79.04, 43.27, -1.63, 4.75),
+    ("FedAvg", "WildChat", 38.65, 12.31, -2.73, 4.54),
+    ("Ours: Level 3", "WildChat", 51.54, 57.69, -1.90, 4.39),
+]
+
+
+def test_published_table_1():
+    table = report.published("safety_table1")
+    assert ",".join(table.columns) == "method,benign_dataset,rule,md_judge,rm,mt1" and len(table) == 22
+    assert table.groupby("benign_dataset")["method"].nunique().to_dict() == {"LMSYS-Chat": 11, "WildChat": 11}
+    assert not table.isna().any().any()
+    for method, dataset, *numbers in PAPER:
+        row = table[(table["method"] == method) & (table["benign_dataset"] == dataset)]
+        assert row[["rule", "md_judge", "rm", "mt1"]].iloc[0].tolist() == numbers
+
+
+def test_every_published_table_has_a_test():
+    found = {p.stem for p in report.PUBLISHED.glob("*.csv")}
+    assert found == {"safety_table1"}, "check the new table's numbers here"
+
+
+def test_claims_agree_with_the_published_table():
+    table = report.published("safety_table1").set_index(["benign_dataset", "method"])["rule"]
+    for name, dataset in report.STANDS_FOR.items():
+        claim = next(c for c in CLAIMS if c["id"] == f"S1-{name}-sampled")
+        drop = table[dataset, "FedAvg (No Attack)"] - table[dataset, "FedAvg"]
+        assert claim["published"] == pytest.approx(drop, abs=0.005)
+
+
+def test_methods_have_a_label_and_a_colour_each():
+    labels, colours = zip(*report.METHODS.values(), strict=True)
+    assert len(set(labels)) == len(set(colours)) == len(report.METHODS)
+    paper = set(report.published("safety_table1")["method"])
+    assert set(labels) <= paper  # written as the paper writes them, so that the two stand side by side
+
+
+def test_a_measure_keeps_its_settings(smoke, store):
+    report.measure(smoke, CLAIMS[0]["id"], [1.0])
+    record = json.loads((store / "smoke" / "measures" / f"{CLAIMS[0]['id']}.json").read_text())
+    assert record["seeds"] == 1 and record["measured"] == 1 and np.isnan(record["low"])

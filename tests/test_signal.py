@@ -1,0 +1,47 @@
+"""Similarity of updates and what it tells, on matrices small enough to check by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from fedlib import signal
+
+
+def test_cosine_by_hand():
+    u = torch.tensor([[1.0, 0.0], [3.0, 3.0], [0.0, -2.0], [0.0, 0.0]])
+    r = 0.5**0.5
+    expected = [[1, r, 0, 0], [r, 1, -r, 0], [0, -r, 1, 0], [0, 0, 0, 0]]  # zero is similar to nothing
+    assert torch.allclose(signal.cosine(u), torch.tensor(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_cosine_heeds_no_scale_and_stays_in_bounds(dtype):
+    u = torch.randn(6, 50, generator=torch.Generator().manual_seed(0)).to(dtype)
+    scale = torch.tensor([1, 2, 4, 1024, 2.0**-10, 0.5], dtype=dtype)[:, None]  # exact in all dtypes
+    assert torch.allclose(signal.cosine(u), signal.cosine(u * scale), atol=1e-6)
+    same = signal.cosine(u[:1].repeat(4, 1))
+    assert (same <= 1).all() and torch.allclose(same, torch.ones(4, 4))
+
+
+def test_mean_similarity_leaves_out_oneself():
+    cosine = [[1.0, 0.5, -0.5], [0.5, 1.0, 0.0], [-0.5, 0.0, 1.0]]
+    assert signal.mean_similarity(cosine).tolist() == pytest.approx([0.0, 0.25, -0.25])
+    assert signal.mean_similarity(np.array(cosine)).shape == (3,)
+
+
+@pytest.mark.parametrize("benign, malicious, expected", [
+    ([0.9, 0.8], [0.1], 1.0),              # all malicious ones are lower: found
+    ([0.1, 0.2], [0.9], 0.0),              # higher: the wrong way round
+    ([0.5, 0.5], [0.5, 0.5], 0.5),         # ties count half
+    ([0.5, 0.2], [0.5], 0.25),             # one tie (a half), one wrong (none), of two pairs
+    ([0.4, 0.6, 0.8], [0.5, 0.3], 5 / 6),  # of six pairs only 0.5 against 0.4 is wrong
+])
+def test_auc_by_hand(benign, malicious, expected):
+    marked = [False] * len(benign) + [True] * len(malicious)
+    assert signal.auc(benign + malicious, marked) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("malicious", [[True, True], [False, False]])
+def test_auc_needs_both_kinds(malicious):
+    with pytest.raises(ValueError, match="both benign and malicious"):
+        signal.auc([0.1, 0.2], malicious)
