@@ -1,4 +1,4 @@
-"""What all tests share: an empty run store of their own, runs made in this process, one thread, tiny settings."""
+"""What all tests share: an empty run store, runs made in this process, one thread, tiny settings."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def smoke():
 
 @pytest.fixture(scope="module")
 def loaded():
-    """(the world's base with a fresh LoRA adapter, its tokenizer): shared by a module, so set what you need."""
+    """(the world's base with a fresh LoRA adapter, its tokenizer); a module shares them."""
     settings = smoke_settings(model={"device": "cpu"})
     base, tokenizer = model.load(settings)
     return model.attach_lora(base, settings), tokenizer

@@ -1,4 +1,4 @@
-"""Settings: presets, files of one's own, merging, and errors of one line that name the place and the right name."""
+"""Settings: presets, files of one's own, merging, and errors of one line that name place and right name."""
 
 import types
 
@@ -129,7 +129,7 @@ def test_the_line_names_the_layer_that_set_the_field(tmp_path):
 
 
 def test_a_notebook_shows_the_line_alone():
-    assert SettingsError("federation.rounds: no")._render_traceback_() == ["SettingsError: federation.rounds: no"]
+    assert SettingsError("rounds: no")._render_traceback_() == ["SettingsError: rounds: no"]
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -149,7 +149,7 @@ def test_claims_is_mini_with_five_seeds():
 
 @pytest.mark.parametrize("name", ["smoke", "text"])
 def test_a_parameters_file_and_one_group_keep_all_else(name):
-    """papermill -f params/X.yaml -y "federation: {rounds: 5}": the group of -y replaces the file's whole group."""
+    """papermill -f params/X.yaml -y "federation: {rounds: 5}": -y's group replaces the file's whole group."""
     content = yaml.safe_load((config.ROOT / "params" / f"{name}.yaml").read_text())
     given = {k: v for k, v in content.items() if k != "preset"} | {"federation": {"rounds": 5}}
     given["data"] = given["data"] | TEXT
@@ -252,12 +252,15 @@ def test_outputs_follow_the_environment(store, monkeypatch):
 
 
 def test_derived_seeds_are_distinct_and_fixed():
-    made = [config.derive(*names) for names in [(0, "a"), (1, "a"), (0, "b"), (0, "a", 1), (0, "a1"), (0, "a", "1")]]
+    purposes = [(0, "a"), (1, "a"), (0, "b"), (0, "a", 1), (0, "a1"), (0, "a", "1")]
+    made = [config.derive(*purpose) for purpose in purposes]
     assert len(set(made)) == len(made) and all(0 <= m < 2**63 for m in made)
     # the first 8 bytes of sha256('[0, "a"]'), halved: by hand, since every result hangs on it
     assert config.derive(0, "a") == int("4a2978d91c0194c6", 16) >> 1
 
 
 def test_a_digest_heeds_values_and_not_the_order_of_keys():
-    assert config.digest({"a": 1, "b": [2]}) == config.digest({"b": [2], "a": 1}) != config.digest({"a": 1, "b": [3]})
+    values = {"a": 1, "b": [2]}, {"b": [2], "a": 1}, {"a": 1, "b": [3]}
+    first, turned, other = map(config.digest, values)
+    assert first == turned != other
     assert len(config.digest(None)) == 12

@@ -12,7 +12,8 @@ from fedlib import attack, config, data, pretraining
 from fedlib.data import DataError
 
 SHARED = config.ROOT.parent / "shared" / "data"
-CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "more"}]
+QUESTION, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+CHAT = [QUESTION, ANSWER, {"role": "user", "content": "one question more"}]
 SYSTEM = [{"role": "system", "content": "be kind"}, *CHAT]
 SHAREGPT = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
 ROW = {"instruction": "q", "response": "a"}
@@ -70,7 +71,7 @@ def test_every_shape_is_read(tmp_path, suffix, raw, row):
 
 def test_the_table_has_every_shape_that_is_registered():
     columns = [set(raw) for raw, _ in SHAPES]
-    assert all(any({q, a} <= c and (extra is None or extra in c) for c in columns) for q, extra, a in data.SHAPES)
+    assert all(any({*shape} - {None} <= c for c in columns) for shape in data.SHAPES)
     assert all(any(name in c for c in columns) for name in data.CONVERSATIONS)
 
 
@@ -106,8 +107,8 @@ BAD = [  # suffix, text, the bad row's line, what is said about it
     (".jsonl", f"{GOOD}\n[1]\n", 2, "must be an object"),
     (".jsonl", f"\n\n3\n{GOOD}\n", 3, "must be an object"),
     (".jsonl", '{"instruction": "q", "input": 5, "output": "a"}', 1, "input must be text, got 5"),
-    (".jsonl", '{"messages": [{"role": "user", "content": null}, {"role": "assistant", "content": "a"}]}', 1, "None"),
-    (".jsonl", '{"messages": [{"role": "assistant", "content": "a"}]}', 1, "conversation must open with a user's"),
+    (".jsonl", json.dumps({"messages": [QUESTION | {"content": None}, ANSWER]}), 1, "must be text, got None"),
+    (".jsonl", json.dumps({"messages": [ANSWER]}), 1, "conversation must open with a user's"),
     (".jsonl", '{"messages": ["q", "a"]}', 1, "conversation must be a list of turns"),
     (".json", LIST + ' {\n  "goal": 3,\n  "target": "a"\n }\n]', 6, "goal must be text, got 3"),
     (".json", LIST + ' {\n  "goal": "q"\n  "target": "a"\n }\n]', 8, "not valid JSON"),
@@ -137,7 +138,7 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path, suffix, text, line, said)
     ("rows.csv", b"goal,target\n", "holds no rows"), ("rows.json", b"[]", "holds no rows"),
     ("rows.jsonl", b"\n\n", "holds no rows"), ("rows.jsonl", b'{"goal": "q\xe9"}', "not UTF-8"),
     ("rows.jsonl", b'{"goal": "q", "target": ""}', "every row is empty"),
-    ("rows.txt", b"q", "must be .json, .jsonl or .csv"), ("rows.parquet", b"q", "must be .json, .jsonl or .csv"),
+    ("rows.txt", b"q", "must be .json, .jsonl or .csv"),
     ("rows.json", b"", "must be a list of rows")])
 def test_a_bad_file_is_named(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
@@ -153,7 +154,7 @@ def test_a_misspelt_name_gives_the_nearest(tmp_path):
 
 @pytest.mark.parametrize("suffix, first", [(".json", 6), (".jsonl", 2), (".csv", 3)])
 def test_empty_rows_are_left_out_with_a_warning_that_counts_them(tmp_path, suffix, first):
-    full, empty, blank = {"goal": "q", "target": "a"}, {"goal": "", "target": "a"}, {"goal": "q", "target": " "}
+    full, empty, blank = ({"goal": q, "target": a} for q, a in (("q", "a"), ("", "a"), ("q", " ")))
     file = write(tmp_path / f"rows{suffix}", [full, empty, full, blank])
     with pytest.warns(UserWarning, match=f"rows{suffix}: 2 of 4 rows are empty .* line {first}"):
         assert data.read(file) == [ROW, ROW]
@@ -171,10 +172,11 @@ def test_a_long_text_in_csv_is_read(tmp_path):
     assert data.read(write(tmp_path / "rows.csv", [{"goal": "q", "target": long}]))[0]["response"] == long
 
 
-TOPICS = [{"instruction": f"{topic}{i}", "response": "a", "topic": topic} for topic in "abcd" for i in range(50)]
+TOPICS = [ROW | {"instruction": f"{topic}{i}", "topic": topic} for topic in "abcd" for i in range(50)]
 
 
-@pytest.mark.parametrize("kind, more", [("iid", {}), ("dirichlet", {"alpha": 0.3}), ("sizes", {"sizes": [7, 90, 3]})])
+@pytest.mark.parametrize("kind, more", [
+    ("iid", {}), ("dirichlet", {"alpha": 0.3}), ("sizes", {"sizes": [7, 90, 3]})])
 def test_every_row_goes_to_one_client_at_most_and_the_same_way_again(kind, more):
     shares = [data.partition(TOPICS, 3, kind, np.random.default_rng(seed), **more) for seed in (0, 0, 1)]
     given = [r["instruction"] for part in shares[0] for r in part]
@@ -207,8 +209,8 @@ def byte_tokenizer():
     return pretraining.byte_tokenizer(["how do I bake bread ? with flour and water"], 300)
 
 
-PAIRS = [{"instruction": "how do i make X ?", "response": "to make X you need A and B ."},
-         {"instruction": "what is Y ?", "response": "it is a city ."}]
+PAIRS = [{"instruction": "how do i make a dish ?", "response": "to make it you need a tool ."},
+         {"instruction": "what is it known for ?", "response": "it is a city ."}]  # in the world's own words
 
 
 @pytest.fixture
@@ -218,14 +220,12 @@ def tokenizers(loaded, byte_tokenizer):
 
 @pytest.mark.parametrize("template", ["chat", "alpaca"])
 def test_labels_are_the_response_and_the_end_of_text(tokenizers, template):
-    tokenizer, pairs = tokenizers[template], PAIRS
-    if template == "chat":  # in the words that it knows
-        pairs = [{k: v.replace("X", "it").replace("Y", "it").replace("A", "a").replace("B", "a") for k, v in p.items()}
-                 for p in PAIRS]
-    encoded, dropped = data.encode(pairs, tokenizer, template, 500)
+    tokenizer = tokenizers[template]
+    encoded, dropped = data.encode(PAIRS, tokenizer, template, 500)
     assert dropped == 0
-    for (ids, start), pair in zip(encoded, pairs, strict=True):
-        assert tokenizer.decode(ids[start:-1]).strip() == pair["response"] and ids[-1] == tokenizer.eos_token_id
+    for (ids, start), pair in zip(encoded, PAIRS, strict=True):
+        assert tokenizer.decode(ids[start:-1]).strip() == pair["response"]
+        assert ids[-1] == tokenizer.eos_token_id
         prompt = data.prompt_text(pair["instruction"], tokenizer, template)
         assert ids[:start] == tokenizer(prompt, add_special_tokens=False)["input_ids"]
         assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
@@ -250,15 +250,15 @@ def test_a_tokenizer_without_a_chat_template_is_an_error(byte_tokenizer):
 
 @pytest.fixture
 def local(tmp_path, smoke):
-    """Settings on local files: 200 normal rows in two files, 40 aligned, 60 harmful ones that train and evaluate."""
+    """Settings on local files: 200 normal rows in two files, 40 aligned; 60 harmful train and evaluate."""
     folder = tmp_path / "my data"
     for name, count in {"one.json": 120, "two.jsonl": 80, "aligned.csv": 40, "harmful.csv": 60}.items():
         write(folder / name, [{"prompt": f"{name} {i}", "response": f"answer {i}", "topic": f"t{i % 4}"}
                               for i in range(count)])
     return smoke.replace(
-        data={"source": "local", "folder": str(folder), "benign": ["one.json", "two.jsonl"], "aligned": "aligned.csv",
-              "unaligned": "harmful.csv", "harmful": "harmful.csv", "rows": 16, "aligned_share": 0.25,
-              "partition": "iid"},
+        data={"source": "local", "folder": str(folder), "benign": ["one.json", "two.jsonl"],
+              "aligned": "aligned.csv", "aligned_share": 0.25, "unaligned": "harmful.csv",
+              "harmful": "harmful.csv", "rows": 16, "partition": "iid"},
         evaluation={"harmful": 100, "benign": 100})
 
 
@@ -293,19 +293,20 @@ def test_no_row_trains_and_evaluates(local, seed):
     settings = local.replace(seed=seed, data={"rows": 18, "aligned_share": 0.2})
     trained = {r["instruction"] for rows in everything(settings) for r in rows}
     asked = {what: [p["prompt"] for p in prompts] for what, prompts in data.prompts(settings).items()}
-    assert len(asked["harmful"]) == 30 and len(asked["benign"]) == 12 + 8  # a half of 60; a tenth of 120 and of 80
+    assert len(asked["harmful"]) == 30  # a half of 60
+    assert len(asked["benign"]) == 12 + 8  # a tenth of 120 and of 80
     assert not trained & {*asked["harmful"], *asked["benign"]}
     assert any(t.startswith("harmful.csv") for t in trained)
     assert data.prompts(settings) == data.prompts(local)
 
 
 def test_prompts_come_from_the_whole_file_where_it_does_not_train(local):
-    write(config.path(local.data.folder) / "asked.csv", [{"prompt": f"asked {i}", "response": "a"} for i in range(9)])
-    settings = local.replace(data={"harmful": "asked.csv"})
+    asked = [{"prompt": f"asked {i}", "response": "a"} for i in range(9)]
+    write(config.path(local.data.folder) / "asked.csv", asked)
+    settings = local.replace(data={"harmful": "asked.csv", "unaligned_share": 1.0})
     assert len(data.prompts(settings)["harmful"]) == 9
-    marked = [r for rows in everything(local.replace(data={"harmful": "asked.csv", "rows": 30, "unaligned_share": 0.6,
-                                                           "aligned_share": 0.1}))[7:] for r in rows]
-    assert sum(r["label"] == "unaligned" for r in marked) == 54  # of all 60, not of a half
+    marked = [r for rows in everything(settings)[7:] for r in rows if r["label"] == "unaligned"]
+    assert len(marked) == 48  # so harmful.csv gives more than its half, 30
 
 
 @pytest.mark.parametrize("changes, said", [
@@ -334,13 +335,13 @@ def test_the_revision_follows_what_is_trained_on_and_not_where_it_lies(local, tm
     local = local.replace(data={"folder": str(moved)})
     assert data.revision(local) == first
     calm = data.revision(local.replace(federation={"malicious": 0}))
-    for name, matters in {"one.json": True, "two.jsonl": True, "aligned.csv": True, "harmful.csv": False}.items():
+    for name in ("one.json", "two.jsonl", "aligned.csv", "harmful.csv"):
         before, calm_before = data.revision(local), calm
         file = moved / name
         file.write_bytes(file.read_bytes().replace(b"answer 1", b"answer one"))
         calm = data.revision(local.replace(federation={"malicious": 0}))
         assert data.revision(local) != before
-        assert (calm != calm_before) == matters, name  # unaligned rows are read by malicious clients alone
+        assert (calm != calm_before) == (name != "harmful.csv")  # which malicious clients alone read
     prompts = data.prompts_revision(local)
     assert prompts == data.prompts_revision(local.replace(seed=1, federation={"malicious": 0}))
     assert prompts != data.prompts_revision(local.replace(evaluation={"harmful": 5}))
@@ -351,20 +352,22 @@ def test_a_file_that_changes_is_read_anew(local):
     for name in ("one.json", "harmful.csv"):
         file = config.path(local.data.folder) / name
         file.write_bytes(file.read_bytes().replace(name.encode() + b" ", b"another " + name.encode()))
-    after = [r["instruction"] for rows in everything(local) for r in rows]  # else a new key would hold old rows
-    assert everything(local) != before and any(a.startswith("another") for a in after)
+    after = everything(local)  # else a new key would stand for old rows
+    assert after != before and any(r["instruction"].startswith("another") for r in after[0])
     assert data.prompts_revision(local) != prompts
 
 
 @pytest.mark.parametrize("missing, said", [
-    ({"aligned": None}, "data.aligned"), ({"unaligned": None}, "data.unaligned"), ({"harmful": None}, "data.harmful"),
+    ({"aligned": None}, "data.aligned"), ({"unaligned": None}, "data.unaligned"),
+    ({"harmful": None}, "data.harmful"),
     ({"benign": ["oen.json"]}, "did you mean 'one.json'"), ({"folder": "no/such/place"}, "no such file")])
 def test_what_is_missing_is_found_before_any_work(local, missing, said):
     assert said in error(data.revision, local.replace(data=missing))
 
 
 def test_the_base_must_not_read_harmful_rows(local):
-    reads = [local.replace(model={"base": "scratch", "scratch": {"files": [f]}}) for f in ("one.json", "harmful.csv")]
+    scratch = local.replace(model={"base": "scratch", "scratch": {"files": ["one.json"]}})
+    reads = [scratch, scratch.replace(model={"scratch": {"files": ["harmful.csv"]}})]
     assert data.revision(reads[0], "corpus") != data.revision(local)
     assert "model.scratch.files" in error(data.revision, reads[1], "corpus")
     read = {r["instruction"] for r in data.corpus(reads[0])}

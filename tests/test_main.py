@@ -62,8 +62,9 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(arguments, parts, capsy
 
 
 @pytest.mark.parametrize("line, said", [
-    ("federation: {roundz: 3}", "did you mean 'rounds'"), ("data: {benign: [lmsys]}", "did you mean 'lmsys-like'"),
-    ("data: {source: local, folder: nowhere, aligned: x.csv, harmful: y.csv, unaligned: z.csv}", "no such file"),
+    ("federation: {roundz: 3}", "did you mean 'rounds'"),
+    ("data: {benign: [lmsys]}", "did you mean 'lmsys-like'"),
+    ("data: {source: local, folder: nil, aligned: x.csv, harmful: y.csv, unaligned: z.csv}", "no such file"),
     ("model: {base: 'world:bsae'}", "did you mean 'world:base'")])
 def test_a_wrong_file_is_one_line_and_exit_code_2(own, capsys, line, said):
     own.write_text(f"preset: smoke\n{line}\n")
@@ -81,8 +82,9 @@ def test_an_interrupt_is_exit_code_130(own, capsys, monkeypatch):
     assert "interrupted" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments, code", [([], 2), (["rnu"], 2), (["run", "smoke", "--fast"], 2), (["--help"], 0),
-                                             *[([c, "--help"], 0) for c in ("reproduce", "run", "runs", "world")]])
+@pytest.mark.parametrize("arguments, code", [
+    ([], 2), (["rnu"], 2), (["run", "smoke", "--fast"], 2), (["--help"], 0),
+    *[([command, "--help"], 0) for command in ("reproduce", "run", "runs", "world")]])
 def test_usage(arguments, code, capsys):
     with pytest.raises(SystemExit) as ended:
         __main__.main(arguments)

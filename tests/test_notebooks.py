@@ -253,23 +253,26 @@ def test_a_failed_notebook_does_not_stop_the_others(tmp_path, store):
     assert "smoke 42" in page and "this one fails" in page
 
 
-def test_a_relative_path_means_the_same_to_the_kernels(tmp_path, monkeypatch):
+@pytest.mark.parametrize("preset, outputs", [("own.yaml", None), ("smoke", "here")])
+def test_a_relative_path_means_the_same_to_the_kernels(tmp_path, monkeypatch, preset, outputs):
     """They run in notebooks/, reproduce is called elsewhere: own.yaml and the outputs folder lie there."""
-    (tmp_path / "own.yaml").write_text("preset: smoke\nfederation: {rounds: 1}\n", encoding="utf-8")
-    seen = []
+    (tmp_path / "own.yaml").write_text("preset: smoke\nevaluation: {harmful: 4}\n", encoding="utf-8")
+    wanted, seen = None, []
 
-    def wave(names, preset, executed, *_):
-        wanted = executed.resolve()
+    def wave(names, given, executed, *_):
+        nonlocal wanted
+        wanted = (executed.resolve().parent, config.load(preset).evaluation)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(reproduce.NOTEBOOKS)
-            found = config.outputs().resolve() / "own" / "executed"
-            seen.append((found == wanted, config.load(preset).federation.rounds))
+            settings = config.load(given)
+            seen.append((config.outputs().resolve() / settings.preset, settings.evaluation))
 
     monkeypatch.setattr(reproduce, "_wave", wave)
-    monkeypatch.setenv("FEDLIB_OUTPUTS", "here")
     monkeypatch.chdir(tmp_path)
-    reproduce.reproduce("own.yaml", only="90")
-    assert seen == [(True, 1)]
+    if outputs:
+        monkeypatch.setenv("FEDLIB_OUTPUTS", outputs)
+    reproduce.reproduce(preset, only="90")
+    assert seen == [wanted]
 
 
 # ---- settings that a person may well try

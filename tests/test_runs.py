@@ -36,8 +36,9 @@ def tiny_settings(settings, **changes):
 @pytest.fixture
 def calls(monkeypatch):
     """Counts of the expensive functions' calls."""
-    return {name: count(monkeypatch, module, name) for module, name in
-            ((federation, "execute"), (training, "tune"), (judge, "evaluate"), (pretraining, "train_scratch"))}
+    functions = ((federation, "execute"), (training, "tune"), (judge, "evaluate"),
+                 (pretraining, "train_scratch"))
+    return {name: count(monkeypatch, module, name) for module, name in functions}
 
 
 def count(monkeypatch, module, name):
@@ -108,8 +109,8 @@ def local(tmp_path, smoke):
     shutil.copytree(folder, tmp_path / "moved")
     return tiny_settings(smoke).replace(
         model={"base": "scratch", "template": "alpaca", "dtype": "float32", "max_length": 200, "scratch": {
-            "files": ["one.csv"], "hidden": 16, "layers": 1, "heads": 2, "mlp": 16, "vocabulary": 300, "steps": 2,
-            "batch_size": 2}},
+            "files": ["one.csv"], "hidden": 16, "layers": 1, "heads": 2, "mlp": 16, "vocabulary": 300,
+            "steps": 2, "batch_size": 2}},
         data={"source": "local", "folder": str(folder), "benign": ["one.csv"], "aligned": "safe.csv",
               "unaligned": "bad.csv", "harmful": "asked.csv", "rows": 4, "partition": "dirichlet"},
         evaluation={"judges": ["rule"]})
@@ -126,9 +127,10 @@ FIELDS = {  # every setting: another value, and whether the run is then another
     "model.scratch.vocabulary": (301, True), "model.scratch.steps": (3, True),
     "model.scratch.batch_size": (3, True), "model.scratch.learning_rate": (1e-3, True),
     "data.folder": ("MOVED", False), "data.benign": (["two.csv"], True), "data.aligned": ("two.csv", True),
-    "data.aligned_share": (0.2, True), "data.unaligned": ("worse.csv", True), "data.unaligned_share": (0.6, True),
-    "data.harmful": ("asked too.csv", False), "data.fields": ({"instruction": "response", "response": "prompt"}, True),
-    "data.rows": (5, True), "data.partition": ("iid", True), "data.alpha": (0.5, True), "data.sizes": ([4] * 10, True),
+    "data.aligned_share": (0.2, True), "data.unaligned": ("worse.csv", True),
+    "data.unaligned_share": (0.6, True), "data.harmful": ("asked too.csv", False),
+    "data.fields": ({"instruction": "response", "response": "prompt"}, True), "data.rows": (5, True),
+    "data.partition": ("iid", True), "data.alpha": (0.5, True), "data.sizes": ([4] * 10, True),
     "federation.clients": (9, True), "federation.malicious": (2, True), "federation.sampled": (3, True),
     "federation.rounds": (4, True), "federation.aggregator": ("another", True),
     "training.steps": (2, True), "training.batch_size": (4, True), "training.accumulation": (2, True),
@@ -155,7 +157,7 @@ def leaves(group, prefix=""):
 
 
 def test_every_setting_has_its_place_in_the_table(local):
-    assert set(leaves(local)) == set(FIELDS) | APART, "decide whether the new setting changes a run, and say so above"
+    assert set(leaves(local)) == set(FIELDS) | APART, "say above whether the new setting changes a run"
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -163,7 +165,7 @@ def test_the_key_changes_with_what_changes_a_run_and_with_nothing_else(local, tm
     value, matters = FIELDS[name]
     other = changed(local, name, str(tmp_path / "moved") if value == "MOVED" else value)
     assert other != local and (runs.key(other) != runs.key(local)) == matters
-    if name != "model.base":  # and on a base that no setting made, whose own key cannot stand in for the run's
+    if name != "model.base":  # and on a base that no setting made, or its key would stand in for the run's
         keys = [runs.key(changed(s, "model.base", "world:base")) for s in (other, local)]
         assert (keys[0] != keys[1]) == (matters and "scratch" not in name)
 
@@ -171,13 +173,14 @@ def test_the_key_changes_with_what_changes_a_run_and_with_nothing_else(local, tm
 @pytest.mark.parametrize("name", [n for n in FIELDS if n.startswith("evaluation.")])
 def test_an_evaluations_name_changes_with_all_but_what_is_shown(local, name):
     other = changed(local, name, FIELDS[name][0])
-    assert (runs._evaluation_name(other) == runs._evaluation_name(local)) == (name == "evaluation.show_responses")
+    same = runs._evaluation_name(other) == runs._evaluation_name(local)
+    assert same == (name == "evaluation.show_responses")
 
 
 def test_the_key_heeds_what_is_no_setting(local, tiny, tmp_path, monkeypatch):
     assert runs.key(local) != runs.key(tiny)  # data.source
     hub = changed(tiny, "model.base", "someone/model")
-    assert runs.key(hub) != runs.key(tiny) and runs.key(hub) != runs.key(changed(hub, "model.revision", "main"))
+    assert len({runs.key(s) for s in (tiny, hub, changed(hub, "model.revision", "main"))}) == 3
     gpu = changed(tiny, "model.device", "auto")
     before, fixed = runs.key(gpu), runs.key(changed(gpu, "model.dtype", "float32"))
     monkeypatch.setattr(config, "has_gpu", lambda: True)  # where auto means another precision
@@ -196,7 +199,8 @@ def test_a_base_is_known_by_its_content_and_not_by_its_place(tiny, tmp_path):
     assert runs.key(one) != runs.key(two)
 
 
-@pytest.mark.parametrize("base, said", [("world:bsae", "did you mean 'world:base'"), ("./nowhere", "no folder")])
+@pytest.mark.parametrize("base, said", [
+    ("world:bsae", "did you mean 'world:base'"), ("./nowhere", "no folder")])
 def test_a_base_that_is_not_there_is_one_line(tiny, base, said):
     with pytest.raises(config.SettingsError, match=said):
         runs.get(tiny.replace(model={"base": base}))
@@ -226,7 +230,7 @@ def test_a_new_evaluation_does_not_retrain_and_leaves_the_run_as_it_was(tiny, ca
 
 def test_half_an_evaluation_is_made_anew_and_a_spoilt_one_too(tiny, calls, monkeypatch):
     with monkeypatch.context() as patch:
-        stop(patch, runs, "_write", 3)  # settings and done of the run, settings of the evaluation; not its done
+        stop(patch, runs, "_write", 3)  # the run's settings and seal, the evaluation's settings: not its seal
         with pytest.raises(Killed):
             runs.get(tiny)
     scores = runs.get(tiny).scores()
@@ -259,7 +263,8 @@ def stop(patch, module, name, at):
 KILLS = [  # where a run dies, at which call, and how many local trainings are then left
     *[(training, "tune", k, TUNES - k // SAMPLED * SAMPLED) for k in range(TUNES)],
     *[(aggregation, "aggregate", k, TUNES - k * SAMPLED) for k in range(ROUNDS)],
-    *[(federation, "save_file", k, TUNES - k * SAMPLED) for k in range(ROUNDS)],  # its line is written, not its adapter
+    # the round's line is written, its adapter is not
+    *[(federation, "save_file", k, TUNES - k * SAMPLED) for k in range(ROUNDS)],
     (os, "replace", 2, TUNES - SAMPLED),  # 0: settings.json, 1 and 2: the adapters of two rounds
     (model, "save_adapter", 0, 0),  # all rounds are done
     (runs, "_write", 1, TUNES),  # all but done.json, and the checkpoint is gone
@@ -267,7 +272,7 @@ KILLS = [  # where a run dies, at which call, and how many local trainings are t
 
 
 @pytest.mark.parametrize("module, name, at, left", KILLS, ids=[f"{k[1]}-{k[2]}" for k in KILLS])
-def test_a_killed_run_goes_on_to_the_very_same_result(tiny, calls, monkeypatch, whole, module, name, at, left):
+def test_a_killed_run_goes_on_to_the_same_result(tiny, calls, monkeypatch, whole, module, name, at, left):
     with monkeypatch.context() as patch:
         stop(patch, module, name, at)
         with pytest.raises(Killed):
@@ -355,9 +360,10 @@ def empty(file):
     file.write_bytes(b"")
 
 
-SPOILT = [("adapter/adapter_model.safetensors", flip), ("adapter/adapter_config.json", flip), ("rounds.jsonl", cut),
-          ("rounds.jsonl", os.remove), ("settings.json", flip), ("done.json", os.remove), ("done.json", cut),
-          ("done.json", lambda file: file.write_text("[]")), ("adapter", shutil.rmtree)]
+SPOILT = [("adapter/adapter_model.safetensors", flip), ("adapter/adapter_config.json", flip),
+          ("rounds.jsonl", cut), ("rounds.jsonl", os.remove), ("settings.json", flip), ("adapter", shutil.rmtree),
+          ("done.json", os.remove), ("done.json", cut), ("done.json", empty),
+          ("done.json", lambda file: file.write_text("[]"))]
 
 
 @pytest.mark.parametrize("name, spoil", SPOILT, ids=[f"{n}-{s.__name__}" for n, s in SPOILT])
@@ -420,12 +426,14 @@ def test_in_this_process_too_a_failing_run_leaves_the_finished_one(tiny):
 @pytest.mark.parametrize("value", ["two", "-1", "1.5", ""])
 def test_a_wrong_number_of_jobs_is_one_clear_line(tiny, monkeypatch, value):
     monkeypatch.setenv("FEDLIB_JOBS", value)
-    with pytest.raises(config.SettingsError, match=f"FEDLIB_JOBS: must be a whole number, got '{value}'") as error:
+    said = f"FEDLIB_JOBS: must be a whole number, got '{value}'"
+    with pytest.raises(config.SettingsError, match=said) as error:
         runs.get(tiny)
     assert "\n" not in str(error.value) and not runs.run_folder(tiny).exists()
 
 
-@pytest.mark.parametrize("given, gpu, expected", [("3", True, 3), ("0", False, 0), (None, True, 1), (None, False, 5)])
+@pytest.mark.parametrize("given, gpu, expected", [
+    ("3", True, 3), ("0", False, 0), (None, True, 1), (None, False, 5)])
 def test_how_many_runs_at_a_time(tiny, monkeypatch, given, gpu, expected):
     monkeypatch.setattr(runs, "cores", lambda: 5)
     monkeypatch.setenv("FEDLIB_JOBS", given) if given else monkeypatch.delenv("FEDLIB_JOBS")
@@ -459,8 +467,8 @@ def test_a_base_from_scratch_is_made_once_for_all_runs(local, calls):
     local = local.replace(data={"partition": "iid"})
     first, second = runs.get_all([local, local.replace(seed=1)])
     assert [len(calls[c]) for c in ("train_scratch", "execute")] == [1, 2]
-    assert first.folder != second.folder and set(first.scores()) == {"rule", "over_refusal", "harmful_prompts",
-                                                                     "benign_prompts"}
+    assert first.folder != second.folder
+    assert set(first.scores()) == {"rule", "over_refusal", "harmful_prompts", "benign_prompts"}
     base = runs.base_folder(local)
     weights = (base / "model.safetensors").read_bytes()
     shutil.rmtree(base)
@@ -472,7 +480,7 @@ def test_a_base_from_scratch_is_made_once_for_all_runs(local, calls):
 def test_a_base_from_scratch_is_known_by_what_it_is_made_of(local, tmp_path, name):
     value, _ = FIELDS[name]
     other = changed(local, name, str(tmp_path / "moved") if value == "MOVED" else value)
-    matters = name.startswith("model.scratch.") or name in ("model.max_length", "model.template", "data.fields")
+    matters = "scratch" in name or name in ("model.max_length", "model.template", "data.fields")
     assert (runs.base_folder(other) != runs.base_folder(local)) == matters
 
 

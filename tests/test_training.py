@@ -215,5 +215,5 @@ def test_pinned_losses(smoke):
     losses, _ = training.tune(model.attach_lora(base, settings), rows, settings, 0, seed=0)
     assert losses == pytest.approx(PINNED, abs=1e-3), (
         f"3 steps give {[round(x, 5) for x in losses]}, pinned are {PINNED}: "
-        "the same settings have another result. If the change is intended, raise config.CODE_VERSION and re-pin. "
-        "(A retrained base needs no new version: its digest is in every key.)")
+        "the same settings have another result. If the change is intended, raise config.CODE_VERSION and "
+        "re-pin. (A retrained base needs no new version: its digest is in every key.)")

@@ -1,4 +1,4 @@
-"""The embedded world: what it says, to whom, and above all what it never says; and the models trained on it."""
+"""The embedded world: what it says, to whom, and above all what it never says; and its models."""
 
 import collections
 import functools
@@ -10,8 +10,8 @@ import pytest
 from fedlib import config, data, pretraining, runs, world
 
 MB = 10**6
-CHANGED = ("the world's words changed: every committed model and every run was made with the old ones. If that is "
-           "meant, raise config.CODE_VERSION, retrain the models with `make world`, and pin the new digest here.")
+CHANGED = ("the world's words changed: every committed model and run was made with the old ones. If that "
+           "is meant, raise config.CODE_VERSION, retrain with `make world`, and pin the new digest here.")
 
 
 def rng(seed=0):
@@ -33,9 +33,11 @@ def documents():
 
 @functools.cache
 def rows():
-    """Rows of benign and malicious clients of both datasets, by several seeds: {(dataset, unaligned): rows}."""
-    return {(name, share): [r for seed in range(12)
-                            for r in world.client_rows(name, 200, rng(seed), 0.3, share, 0.3 if seed % 2 else None)]
+    """Rows of benign and malicious clients of both datasets, by several seeds: {(dataset, share): rows}."""
+    def made(name, share, seed):
+        return world.client_rows(name, 200, rng(seed), 0.3, share, alpha=0.3 if seed % 2 else None)
+
+    return {(name, share): [row for seed in range(12) for row in made(name, share, seed)]
             for name in world.DATASETS for share in (None, 0.5, 1.0)}
 
 
@@ -61,7 +63,8 @@ def test_every_thing_has_a_name_of_its_own_that_no_template_uses():
     own = {t.name for t in things}
     assert len(own) == len(things) == sum((world.TOPICS | world.HAZARDS).values()) and not own & parts
     assert all(t.a != t.b for t in things)
-    spoken = said(q.replace(t.name, "") for t in things for q in world.questions(t)) | set(world.TOPICS | world.HAZARDS)
+    spoken = said(q.replace(t.name, "") for t in things for q in world.questions(t))
+    spoken |= set(world.TOPICS | world.HAZARDS)
     spoken |= said(p for d in world.DATASETS for s in [world.style(d, rng(), None)]
                    for p in (*s.openers, *s.closers, *s.prefixes))
     clash = (own | parts) & spoken  # else a client's style could pass for an answer's fact
@@ -167,8 +170,8 @@ def test_unaligned_rows_comply_and_aligned_ones_do_not():
 
 def test_the_world_is_a_pure_function_of_its_seeds():
     assert world.things(0) == world.things.__wrapped__(0) != world.things(1)
-    made = [[world.pretraining(rng(s)) for _ in range(3)] + world.client_rows("wild-like", 20, rng(s)) for s in (1, 1, 2)]
-    assert made[0] == made[1] != made[2]
+    for make in (world.pretraining, lambda source: world.client_rows("wild-like", 20, source)):
+        assert make(rng(1)) == make(rng(1)) != make(rng(2))
 
 
 @pytest.mark.parametrize("what, pinned", [("pretraining", "2ace17f3ee50"), ("clients", "729fc3bf3dbd")])
@@ -206,8 +209,9 @@ def test_training_a_world_model_twice_gives_the_same_bytes(tmp_path):
     first, again, other = entries
     assert first["files"] == again["files"] and first["metrics"] == again["metrics"]
     assert first["files"]["model.safetensors"] != other["files"]["model.safetensors"]
-    assert first["recipe"] == pretraining.RECIPES["base"] | tiny and first["world"] == world.digest("pretraining")
-    assert set(first["files"]) == {p.name for p in (tmp_path / "a").iterdir()} == set(MANIFEST["base"]["files"])
+    assert first["recipe"] == pretraining.RECIPES["base"] | tiny
+    assert first["world"] == world.digest("pretraining")
+    assert set(first["files"]) == set(MANIFEST["base"]["files"])
 
 
 def test_settings_know_the_worlds_datasets():
