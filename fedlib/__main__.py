@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fedlib import config, data, runs
+from fedlib import config, files, runs, store
 
 
 def main(argv=None):
@@ -30,7 +30,7 @@ def main(argv=None):
     asked = parser.parse_args(argv)
     try:
         return {"reproduce": _reproduce, "run": _run, "runs": _runs, "world": _world}[asked.command](asked) or 0
-    except (config.SettingsError, data.DataError) as error:
+    except (config.SettingsError, files.DataError) as error:
         print(f"fedlib: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -54,7 +54,7 @@ def _run(asked):
 
 
 def _runs(asked):
-    rows = runs.listing()
+    rows = store.listing()
     if not rows:
         print(f"no runs in {config.outputs() / 'runs'}")
         return
@@ -71,8 +71,8 @@ def _world(asked):
 
     names = list(pretraining.RECIPES)
     if asked.only and asked.only not in names:
-        raise config.SettingsError(f"--only: no world model {asked.only!r}{config._nearest(asked.only, names)}")
-    manifest = runs.WORLD_MODELS / "manifest.json"
+        raise config.SettingsError(f"--only: no world model {asked.only!r}{config.nearest(asked.only, names)}")
+    manifest = store.WORLD_MODELS / "manifest.json"
     entries = json.loads(manifest.read_text()) if manifest.exists() else {}
     for name in [asked.only] if asked.only else names:
         began = time.monotonic()
@@ -82,9 +82,9 @@ def _world(asked):
             line = f"\r{name}: step {step} of {steps}, loss {loss:.3f}, {left:.0f} s left "
             print(line, end="", file=sys.stderr, flush=True)
 
-        with tempfile.TemporaryDirectory(dir=runs.WORLD_MODELS) as scratch:  # the old model stays until the new one is whole
+        with tempfile.TemporaryDirectory(dir=store.WORLD_MODELS) as scratch:  # the old model stays until the new one is whole
             entry = pretraining.train_world_model(name, Path(scratch), report)
-            target = runs.WORLD_MODELS / name
+            target = store.WORLD_MODELS / name
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(scratch, target)
         same = entries.get(name, {}).get("files") == entry["files"]

@@ -8,18 +8,15 @@ import itertools
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
+
+from fedlib import schema
 
 CODE_VERSION = 1  # raise it when a result changes for the same settings: old runs are then left alone
 ROOT = Path(__file__).resolve().parent.parent
-
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-
 
 class SettingsError(ValueError):
     """A setting that cannot be used; the message is one line."""
@@ -28,102 +25,19 @@ class SettingsError(ValueError):
         return [f"SettingsError: {self}"]
 
 
-class Group(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Scratch(Group):
-    files: list[str]
-    hidden: Count
-    layers: Count
-    heads: Count
-    mlp: Count
-    vocabulary: Annotated[int, Field(ge=300)]
-    steps: Count
-    batch_size: Count
-    learning_rate: Positive
-
-
-class Model(Group):
-    base: str
-    revision: str | None
-    device: Literal["auto", "cpu", "cuda"]
-    dtype: Literal["auto", "float32", "bfloat16"]
-    template: Literal["chat", "alpaca"]
-    max_length: Annotated[int, Field(ge=8)]
-    lora_rank: Count
-    lora_alpha: Positive
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)]
-    lora_targets: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)]
-    scratch: Scratch
-
-
-class Data(Group):
-    source: Literal["world", "local"]
-    folder: str | None
-    benign: Annotated[list[str], Field(min_length=1)]
-    aligned: str | None
-    aligned_share: Share
-    unaligned: str | None
-    unaligned_share: Share
-    harmful: str | None
-    fields: dict[str, str]
-    rows: Count
-    partition: Literal["dirichlet", "iid", "sizes"]
-    alpha: Positive
-    sizes: list[Count] | None
-
-
-class Federation(Group):
-    clients: Count
-    malicious: Annotated[int, Field(ge=0)]
-    sampled: Count
-    rounds: Count
-    aggregator: Literal["fedavg"]
-
-
-class Training(Group):
-    steps: Count
-    batch_size: Count
-    accumulation: Count
-    learning_rate: Positive
-    learning_rate_min: Annotated[float, Field(ge=0)]
-    weight_decay: Annotated[float, Field(ge=0)]
-    clip: Positive
-
-
-class Defense(Group):
-    """The post-hoc defence's settings: none yet."""
-
-
-class Swat(Group):
-    """SWAT's settings: none yet."""
-
-
-class Evaluation(Group):
-    judges: Annotated[list[Literal["rule", "help"]], Field(min_length=1)]
-    split: Literal["evaluation", "validation"]
-    harmful: Count
-    benign: Count
-    temperature: Annotated[float, Field(ge=0)]
-    max_new_tokens: Count
-    batch_size: Count
-    show_responses: bool
-
-
-class Settings(Group):
+class Settings(schema.Group):
     """Everything one run needs; `seeds` are those a notebook repeats it for. Frozen: `replace` makes another."""
 
     preset: str
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     seed: Annotated[int, Field(ge=0)]
-    model: Model
-    data: Data
-    federation: Federation
-    training: Training
-    defense: Defense
-    swat: Swat
-    evaluation: Evaluation
+    model: schema.Model
+    data: schema.Data
+    federation: schema.Federation
+    training: schema.Training
+    defense: schema.Defense
+    swat: schema.Swat
+    evaluation: schema.Evaluation
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -166,7 +80,7 @@ def load(preset="mini", seeds=None, **groups):
     name, layers = _chain(preset)
     for group, given in groups.items():
         if group not in GROUPS:
-            raise SettingsError(f"parameters: {group}: no such group{_nearest(group, GROUPS)}")
+            raise SettingsError(f"parameters: {group}: no such group{nearest(group, GROUPS)}")
         if isinstance(given, str):
             raise SettingsError(f"parameters: {group}: arrived as a string; papermill's -p cannot pass a group,"
                                 f' use -y "{group}: {{field: value}}"')
@@ -229,7 +143,7 @@ def _read(file):
         raise SettingsError(f"{file}: must hold groups of settings, found {type(content).__name__}")
     for key in content:
         if key not in (*GROUPS, "preset", "seeds"):
-            raise SettingsError(f"{file}: {key}: no such group{_nearest(str(key), (*GROUPS, 'preset', 'seeds'))}")
+            raise SettingsError(f"{file}: {key}: no such group{nearest(str(key), (*GROUPS, 'preset', 'seeds'))}")
     return content
 
 
@@ -243,14 +157,15 @@ def _chain(preset):
     if by_path and not file.exists():
         file = path(preset)
     if not by_path and preset not in names or not file.exists():
-        raise SettingsError(f"parameters: preset: no {'file' if by_path else 'preset'} {preset!r}{_nearest(preset, names)}")
+        kind = "file" if by_path else "preset"
+        raise SettingsError(f"parameters: preset: no {kind} {preset!r}{nearest(preset, names)}")
     layers, name = [], file.stem
     while True:
         content = _read(file)
         layers.insert(0, (str(file), {k: v for k, v in content.items() if k != "preset"}))
         parent = content.get("preset", file.stem)
         if not isinstance(parent, str) or parent != file.stem and parent not in names:
-            raise SettingsError(f"{file}: preset: no preset {parent!r}{_nearest(str(parent), names)}")
+            raise SettingsError(f"{file}: preset: no preset {parent!r}{nearest(str(parent), names)}")
         if file == ROOT / "params" / "mini.yaml":
             return name, layers
         file = ROOT / "params" / f"{'mini' if parent == file.stem else parent}.yaml"
@@ -264,7 +179,8 @@ def _merge(base, over):
     return over
 
 
-def _nearest(name, known):
+def nearest(name, known):
+    """The end of an error line: the nearest known name, if any is near, and all known ones."""
     close = difflib.get_close_matches(name, known, 1, 0.5)
     return (f"; did you mean {close[0]!r}?" if close else "") + f" (known: {', '.join(known)})"
 
@@ -290,11 +206,11 @@ def _one_line(error, layers):
     if error["type"] == "extra_forbidden":
         for part in loc[:-1]:
             model = model.model_fields[part].annotation
-        return f"{where}: no such field{_nearest(loc[-1], list(model.model_fields))}"
+        return f"{where}: no such field{nearest(loc[-1], list(model.model_fields))}"
     message = error["msg"][0].lower() + error["msg"][1:]
     if error["type"] == "literal_error" and isinstance(value, str):
         options = [o.strip("' ") for o in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        return f"{where}: {value!r} is not allowed{_nearest(value, options)}"
+        return f"{where}: {value!r} is not allowed{nearest(value, options)}"
     hint = ""
     if isinstance(value, str) and error["type"].startswith("float"):
         hint = "; YAML reads 2e-5 as a string, write 2.0e-5"

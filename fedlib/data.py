@@ -1,170 +1,15 @@
 """Rows of instruction and response: from the world or local files, shared out among clients, put into a template."""
 
-import csv
 import functools
-import hashlib
-import io
-import json
 import random
-import warnings
-from pathlib import Path
 
 import numpy as np
 
-from fedlib import config, world
+from fedlib import config, files, world
 
-# The shapes that are detected: (instruction column, optional further input column, response column).
-SHAPES = (
-    ("instruction", "input", "output"),
-    ("instruction", "input", "response"),
-    ("prompt", None, "response"),
-    ("question", None, "answers"),
-    ("question", None, "answer"),
-    ("goal", None, "target"),
-)
-CONVERSATIONS = ("messages", "conversation", "conversations")
 ALPACA = ("Below is an instruction that describes a task. Write a response that appropriately completes "
           "the request.\n\n### Instruction:\n{instruction}\n\n### Response:")
 
-
-class DataError(ValueError):
-    """Data that cannot be used; the message names file and line."""
-
-    def _render_traceback_(self):
-        return [f"DataError: {self}"]
-
-
-def read(file, fields=None):
-    """Rows {instruction, response[, topic]} of a JSON (list), JSONL or CSV file.
-
-    The shape is detected from the first row's columns, or given as fields {instruction: COLUMN, response: COLUMN};
-    conversations give their first user turn and its answer. DataError names the file and line of a bad row; rows
-    whose instruction or response is empty are left out with a warning that counts them and names the first."""
-    file = Path(file)
-    if not file.is_file():
-        raise DataError(f"{file}: no such file{_nearest(file)}")
-    rows = [(line, raw) for line, raw in _raw(file)]
-    if not rows:
-        raise DataError(f"{file}: holds no rows")
-    shape = _shape(file, rows[0][1], fields)
-    read_, empty = [], []
-    for line, raw in rows:
-        row = _row(f"{file}: line {line}", raw, shape)
-        (read_ if all(row.values()) else empty).append(row if all(row.values()) else line)
-    if not read_:
-        raise DataError(f"{file}: every row is empty")
-    if empty:
-        warnings.warn(f"{file}: {len(empty)} of {len(rows)} rows are empty and left out, the first at line {empty[0]}",
-                      stacklevel=2)
-    return read_
-
-
-def _nearest(file):
-    names = sorted(p.name for p in file.parent.glob("*")) if file.parent.is_dir() else []
-    return config._nearest(file.name, names) if names else f" (nor the folder {file.parent})"
-
-
-def _raw(file):
-    """(line, object) for every row as the file holds it."""
-    if file.suffix not in (".csv", ".json", ".jsonl"):
-        raise DataError(f"{file}: must be .json, .jsonl or .csv")
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    if file.suffix == ".csv":
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        yield from ((reader.line_num, row) for row in reader)
-    elif file.suffix == ".jsonl":
-        for line, content in enumerate(text.split("\n"), 1):
-            if content.strip():
-                try:
-                    yield line, json.loads(content)
-                except json.JSONDecodeError as error:
-                    raise DataError(f"{file}: line {line}: not valid JSON ({error.msg})") from None
-    else:
-        yield from _array(file, text)
-
-
-def _array(file, text):
-    """The objects of a JSON list one by one, so that each keeps its line."""
-    decoder, skip = json.JSONDecoder(), " \t\r\n"
-    at = len(text) - len(text.lstrip(skip))
-    if text[at : at + 1] != "[":
-        raise DataError(f"{file}: line 1: must be a list of rows")
-    at, line, seen = at + 1, 1, 0
-    while True:
-        while at < len(text) and text[at] in skip + ",":
-            at += 1
-        line, seen = line + text.count("\n", seen, at), at
-        if text[at : at + 1] == "]":
-            return
-        try:
-            value, at = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{file}: line {error.lineno}: not valid JSON ({error.msg})") from None
-        yield line, value
-
-
-def _shape(file, first, fields):
-    if not isinstance(first, dict):
-        raise DataError(f"{file}: line 1: a row must be an object with named fields, found {type(first).__name__}")
-    if fields:
-        unknown = [v for v in fields.values() if v not in first]
-        if unknown or set(fields) - {"instruction", "input", "response", "topic"} or "instruction" not in fields:
-            raise DataError(f"{file}: data.fields: {fields} does not fit the columns {', '.join(first)}; "
-                            "give instruction and response, and input or topic where there are any")
-        return fields
-    for instruction, extra, response in SHAPES:
-        if instruction in first and response in first:
-            shape = {"instruction": instruction, "response": response}
-            return shape | ({"input": extra} if extra in first else {}) | _topic(first)
-    for name in CONVERSATIONS:
-        if isinstance(first.get(name), list):
-            return {"turns": name} | _topic(first)
-    raise DataError(f"{file}: line 1: no known shape in the columns {', '.join(map(str, first))}; "
-                    "name them: -y \"data: {fields: {instruction: COLUMN, response: COLUMN}}\"")
-
-
-def _topic(first):
-    return next(({"topic": c} for c in ("topic", "category") if c in first), {})
-
-
-def _row(place, raw, shape):
-    if not isinstance(raw, dict):
-        raise DataError(f"{place}: a row must be an object with named fields, found {type(raw).__name__}")
-    if "turns" in shape:
-        turns = raw.get(shape["turns"])
-        found = dict(zip(("instruction", "response"), _first_turn(place, turns), strict=True))
-    else:
-        found = {name: raw.get(column) for name, column in shape.items()}
-        if isinstance(found.get("response"), list):  # several right answers: the first one teaches
-            found["response"] = found["response"][0] if found["response"] else None
-    for name in ("instruction", "response"):
-        if name in found or "response" in shape or "turns" in shape:
-            text = found.get(name)
-            if not isinstance(text, str):
-                column = shape.get(name, shape.get("turns"))
-                raise DataError(f"{place}: {column} must be text, got {text!r}")
-            found[name] = text.strip()
-    extra = (found.pop("input", None) or "").strip()
-    found["instruction"] += f"\n\n{extra}" if extra and found["instruction"] else ""
-    if "topic" in shape:
-        found["topic"] = str(raw.get(shape.get("topic")))
-    return found
-
-
-def _first_turn(place, turns):
-    def text(turn):
-        return turn.get("content", turn.get("value"))
-
-    if not isinstance(turns, list) or not all(isinstance(t, dict) for t in turns):
-        raise DataError(f"{place}: a conversation must be a list of turns")
-    turns = [t for t in turns if t.get("role", t.get("from")) != "system"]
-    roles = [t.get("role", t.get("from")) for t in turns[:2]]
-    if len(turns) < 2 or roles[0] not in ("user", "human") or roles[1] not in ("assistant", "gpt"):
-        raise DataError(f"{place}: a conversation must open with a user's and an assistant's turn, found {roles}")
-    return text(turns[0]), text(turns[1])
 
 
 def partition(rows, clients, kind, rng, alpha=0.3, sizes=None):
@@ -174,13 +19,13 @@ def partition(rows, clients, kind, rng, alpha=0.3, sizes=None):
     order = rng.permutation(len(rows))
     if kind == "sizes":
         if sum(sizes) > len(rows):
-            raise DataError(f"data.sizes: {sum(sizes)} rows wanted, {len(rows)} there")
+            raise files.DataError(f"data.sizes: {sum(sizes)} rows wanted, {len(rows)} there")
         cuts = np.cumsum(sizes)
         return [[rows[i] for i in part] for part in np.split(order[: cuts[-1]], cuts[:-1])]
     if kind == "iid":
         return [[rows[i] for i in part] for part in np.array_split(order, clients)]
     if any("topic" not in r for r in rows):
-        raise DataError("data.partition: dirichlet needs a column topic or category; without one use iid")
+        raise files.DataError("data.partition: dirichlet needs a column topic or category; without one use iid")
     out = [[] for _ in range(clients)]
     for topic in sorted({r["topic"] for r in rows}):
         own = [i for i in order if rows[i]["topic"] == topic]
@@ -209,7 +54,7 @@ def client_rows(settings, client, unaligned=None):
     special = _shares(settings, label)[client][:marked] if marked else []
     for what, part, wanted in (("benign", normal, size - marked), (label, special, marked)):
         if len(part) < wanted and d.partition != "dirichlet":
-            raise DataError(f"data.{what}: {file if what == label else ', '.join(d.benign)} gives client {client} "
+            raise files.DataError(f"data.{what}: {file if what == label else ', '.join(d.benign)} gives client {client} "
                             f"{len(part)} rows, {wanted} wanted: lower data.rows or the share")
     rows = [r | {"label": "normal"} for r in normal] + [r | {"label": label} for r in special]
     return [rows[i] for i in np.random.default_rng(config.derive(seed, "order", client)).permutation(len(rows))]
@@ -217,7 +62,7 @@ def client_rows(settings, client, unaligned=None):
 
 @functools.lru_cache(maxsize=4)
 def _local(folder, name, fields):
-    return read(config.path(folder) / name, dict(fields))
+    return files.read(config.path(folder) / name, dict(fields))
 
 
 def _halves(settings, name):
@@ -279,19 +124,19 @@ def revision(settings, what="training"):
     if d.source == "world":
         for name in d.benign:
             if name not in world.DATASETS:
-                raise DataError(f"data.benign: no dataset {name!r}{config._nearest(name, world.DATASETS)}")
+                raise files.DataError(f"data.benign: no dataset {name!r}{config.nearest(name, world.DATASETS)}")
         return world.digest("clients")
     if what == "corpus":
         files = settings.model.scratch.files
         if {d.unaligned, d.harmful} & set(files):
-            raise DataError("model.scratch.files: the base must not read the unaligned rows or the evaluation prompts")
-        return config.digest([[f, file_digest(config.path(d.folder) / f)] for f in files])
+            raise files.DataError("model.scratch.files: the base must not read the unaligned rows or the evaluation prompts")
+        return config.digest([[f, files.digest(config.path(d.folder) / f)] for f in files])
     attacked = settings.federation.malicious > 0
     for label, needed in (("aligned", d.aligned_share), ("unaligned", attacked), ("harmful", True)):
         if needed and getattr(d, label) is None:
-            raise DataError(f"data.{label}: name the file of {label} rows in {config.path(d.folder)}")
+            raise files.DataError(f"data.{label}: name the file of {label} rows in {config.path(d.folder)}")
     files = [*d.benign, d.aligned, *([d.unaligned] if attacked else [])]
-    return config.digest([[f, file_digest(config.path(d.folder) / f), f == d.harmful] for f in files if f])
+    return config.digest([[f, files.digest(config.path(d.folder) / f), f == d.harmful] for f in files if f])
 
 
 def prompts_revision(settings):
@@ -299,19 +144,12 @@ def prompts_revision(settings):
     return config.digest(prompts(settings))
 
 
-def file_digest(file):
-    if not file.is_file():
-        raise DataError(f"{file}: no such file{_nearest(file)}")
-    with open(file, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def prompt_text(instruction, tokenizer, template):
     """The text up to where the response begins; a tokenizer without a chat template cannot take `chat`."""
     if template == "alpaca":
         return (tokenizer.bos_token or "") + ALPACA.format(instruction=instruction)
     if not tokenizer.chat_template:
-        raise DataError("model.template: this tokenizer has no chat template; use alpaca")
+        raise files.DataError("model.template: this tokenizer has no chat template; use alpaca")
     turn = [{"role": "user", "content": instruction}]
     return tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
 

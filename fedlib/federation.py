@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from fedlib import aggregation, attack, config, data, model, signal, training
+from fedlib import aggregation, attack, config, data, files, model, signal, training
 
 
 def sample(settings, round_):
@@ -24,7 +24,7 @@ def encoded_clients(settings, tokenizer):
              for k in range(settings.federation.clients)]
     for client, (rows, dropped) in enumerate(parts):
         if not rows:
-            raise data.DataError(f"client {client}: no row left ({dropped} prompts fill model.max_length, "
+            raise files.DataError(f"client {client}: no row left ({dropped} prompts fill model.max_length, "
                                  f"{settings.model.max_length}, alone)")
     return [rows for rows, _ in parts], [dropped for _, dropped in parts]
 

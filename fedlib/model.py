@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from fedlib import config, runs
+from fedlib import config, store
 
 warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)  # peft's own call, harmless
 warnings.filterwarnings("ignore", "Could not find a config file", UserWarning)  # peft looks for the base at a relative path
@@ -19,7 +19,7 @@ transformers.utils.logging.disable_progress_bar()
 def load(settings):
     """(base model, tokenizer) by model.base, on its device and in its precision; the weights come from safetensors."""
     m = settings.model
-    place, revision = runs.base_folder(settings), {"revision": m.revision} if m.revision else {}
+    place, revision = store.base_folder(settings), {"revision": m.revision} if m.revision else {}
     if place is None and "/" not in m.base:
         raise config.SettingsError(f"model.base: no folder or hub model {m.base!r}")
     source = str(place or m.base)
@@ -82,7 +82,7 @@ def save_adapter(tuned, settings, folder):
 
 
 def _base_name(settings):
-    folder = runs.base_folder(settings)
+    folder = store.base_folder(settings)
     if folder is None:
         return settings.model.base
     return str(folder.relative_to(config.ROOT)) if folder.is_relative_to(config.ROOT) else str(folder)

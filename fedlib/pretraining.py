@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fedlib import config, data, world
+from fedlib import config, data, files, world
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
 CHAT_TEMPLATE = (
@@ -115,7 +115,7 @@ def train_world_model(name, folder, report=None, **changes):
     tokenizer.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     return {"recipe": recipe, "world": world.digest("pretraining"), "parameters": model.num_parameters(),
-            "files": {p.name: data.file_digest(p) for p in sorted(folder.iterdir())},
+            "files": {p.name: files.digest(p) for p in sorted(folder.iterdir())},
             "metrics": {"loss": round(loss, 4)} | _metrics(model, tokenizer),
             "seconds": round(time.perf_counter() - began)}
 
@@ -136,9 +136,9 @@ def _metrics(model, tokenizer):
 def train_scratch(settings, folder):
     """The base of `model.base: scratch`: a byte-level BPE and a Llama, both from data.corpus's rows in the run's template.
 
-    Harmful rows are not read; the model's max_length is its context."""
+    Neither unaligned rows nor evaluation prompts are read."""
     m, rows = settings.model, data.corpus(settings)
-    recipe = m.scratch.model_dump() | {"length": m.max_length, "seed": 0}
+    recipe = m.scratch.model_dump() | {"length": 2 * m.max_length, "seed": 0}
     tokenizer = byte_tokenizer((f"{r['instruction']}\n{r['response']}" for r in rows), m.scratch.vocabulary)
     encoded, dropped = data.encode(rows, tokenizer, m.template, m.max_length)
     rng = random.Random("scratch")

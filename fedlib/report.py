@@ -40,19 +40,20 @@ def figure(settings, fig, name):
     """Save a figure as PNG and PDF under outputs/<preset>/figures and return it."""
     for suffix in ("png", "pdf"):
         meta = {"CreationDate": None} if suffix == "pdf" else {}
-        _replace(folder(settings, "figures") / f"{name}.{suffix}",
+        save(folder(settings, "figures") / f"{name}.{suffix}",
                  lambda p, s=suffix, m=meta: fig.savefig(p, format=s, metadata=m))
     return fig
 
 
 def table(settings, frame, name):
     """Save a table as CSV and Markdown under outputs/<preset>/tables and return it."""
-    _replace(folder(settings, "tables") / f"{name}.csv", lambda p: frame.to_csv(p, index=False))
-    _replace(folder(settings, "tables") / f"{name}.md", lambda p: frame.to_markdown(p, index=False, floatfmt=".1f"))
+    save(folder(settings, "tables") / f"{name}.csv", lambda p: frame.to_csv(p, index=False))
+    save(folder(settings, "tables") / f"{name}.md", lambda p: frame.to_markdown(p, index=False, floatfmt=".1f"))
     return frame
 
 
-def _replace(file, write):
+def save(file, write):
+    """Write a file through a partial one beside it, so that a reader never sees half of it."""
     partial = file.with_name(f".{os.getpid()}.{file.name}")
     write(partial)
     os.replace(partial, file)
@@ -177,11 +178,11 @@ def measure(settings, claim, values):
     """Record what a notebook measured for a claim of claims.yaml: values [S] or [S, H], with the settings they belong to."""
     known = [c["id"] for c in _claims()]
     if claim not in known:
-        raise ValueError(f"claim {claim!r} is unknown{config._nearest(claim, known)}")
+        raise ValueError(f"claim {claim!r} is unknown{config.nearest(claim, known)}")
     mean, low, high = interval(values)
     record = {"measured": mean, "low": low, "high": high, "seeds": len(np.atleast_1d(values)),
               "settings": _identity(settings)}
-    _replace(folder(settings, "measures") / f"{claim}.json", lambda p: p.write_text(json.dumps(record) + "\n"))
+    save(folder(settings, "measures") / f"{claim}.json", lambda p: p.write_text(json.dumps(record) + "\n"))
     return mean, low, high
 
 
@@ -197,7 +198,7 @@ def claims(settings):
                      "margin": _margin(claim), "published": claim["published"]}
                     | {k: found.get(k) for k in ("measured", "low", "high", "seeds")} | {"status": verdict(claim, found)})
     frame = pd.DataFrame(rows)
-    _replace(folder(settings) / "claims.csv", lambda p: frame.to_csv(p, index=False, float_format="%.4g"))
+    save(folder(settings) / "claims.csv", lambda p: frame.to_csv(p, index=False, float_format="%.4g"))
     return frame
 
 

@@ -31,7 +31,7 @@ def reproduce(preset, only="*", jobs=None):
     names = [p.stem for p in sorted(NOTEBOOKS.glob("*.ipynb"))]
     chosen = [n for n in names if fnmatch.fnmatch(n, only if any(c in only for c in "*?[") else f"{only}*")]
     if not chosen:
-        raise config.SettingsError(f"--only: no notebook matches {only!r}{config._nearest(only, names)}")
+        raise config.SettingsError(f"--only: no notebook matches {only!r}{config.nearest(only, names)}")
     executed = report.folder(settings, "executed")
     state = {n: {"name": n, "text": "waiting", "seconds": 0.0} for n in chosen}
     console, began = Console(), time.monotonic()
@@ -141,5 +141,5 @@ def _page(settings, executed, names):
             f"Every number comes from a run's record in <code>outputs/runs</code>.</p>"
             f"<nav>{''.join(links)}</nav>{''.join(sections)}</html>\n")
     page = report.folder(settings) / "index.html"
-    report._replace(page, lambda p: p.write_text(text, encoding="utf-8"))
+    report.save(page, lambda p: p.write_text(text, encoding="utf-8"))
     return page

@@ -1,0 +1,92 @@
+"""What settings there are: a pydantic model a group, frozen and strict. params/mini.yaml explains each field."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Scratch(Group):
+    files: list[str]
+    hidden: Count
+    layers: Count
+    heads: Count
+    mlp: Count
+    vocabulary: Annotated[int, Field(ge=300)]
+    steps: Count
+    batch_size: Count
+    learning_rate: Positive
+
+
+class Model(Group):
+    base: str
+    revision: str | None
+    device: Literal["auto", "cpu", "cuda"]
+    dtype: Literal["auto", "float32", "bfloat16"]
+    template: Literal["chat", "alpaca"]
+    max_length: Annotated[int, Field(ge=8)]
+    lora_rank: Count
+    lora_alpha: Positive
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)]
+    lora_targets: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)]
+    scratch: Scratch
+
+
+class Data(Group):
+    source: Literal["world", "local"]
+    folder: str | None
+    benign: Annotated[list[str], Field(min_length=1)]
+    aligned: str | None
+    aligned_share: Share
+    unaligned: str | None
+    unaligned_share: Share
+    harmful: str | None
+    fields: dict[str, str]
+    rows: Count
+    partition: Literal["dirichlet", "iid", "sizes"]
+    alpha: Positive
+    sizes: list[Count] | None
+
+
+class Federation(Group):
+    clients: Count
+    malicious: Annotated[int, Field(ge=0)]
+    sampled: Count
+    rounds: Count
+    aggregator: Literal["fedavg"]
+
+
+class Training(Group):
+    steps: Count
+    batch_size: Count
+    accumulation: Count
+    learning_rate: Positive
+    learning_rate_min: Annotated[float, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    clip: Positive
+
+
+class Defense(Group):
+    """The post-hoc defence's settings: none yet."""
+
+
+class Swat(Group):
+    """SWAT's settings: none yet."""
+
+
+class Evaluation(Group):
+    judges: Annotated[list[Literal["rule", "help"]], Field(min_length=1)]
+    split: Literal["evaluation", "validation"]
+    harmful: Count
+    benign: Count
+    temperature: Annotated[float, Field(ge=0)]
+    max_new_tokens: Count
+    batch_size: Count
+    show_responses: bool
