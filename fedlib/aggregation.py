@@ -10,6 +10,7 @@ def fedavg(updates, *, sizes):
 
 
 RULES = {"fedavg": fedavg}
+VARIANTS = ("paper", "published")
 
 
 def aggregate(name, updates, *, sizes=None, f=0, history=None, generator=None, variant="paper", **options):
@@ -19,6 +20,8 @@ def aggregate(name, updates, *, sizes=None, f=0, history=None, generator=None, v
     Never changes its inputs. ValueError for an unknown name, a wrong shape, or NaN or Inf, naming the client."""
     if name not in RULES:
         raise ValueError(f"aggregator {name!r} is unknown; known: {', '.join(RULES)}")
+    if variant not in VARIANTS:
+        raise ValueError(f"variant {variant!r} is unknown; known: {', '.join(VARIANTS)}")
     if not torch.is_tensor(updates) or updates.ndim != 2 or not updates.is_floating_point() or 0 in updates.shape:
         raise ValueError(f"updates must be a floating-point tensor [K, D], got {getattr(updates, 'shape', type(updates))}")
     finite = updates.isfinite().all(dim=1)

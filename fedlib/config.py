@@ -43,6 +43,8 @@ class Settings(schema.Group):
     def _consistent(self):
         f, d = self.federation, self.data
         checks = [
+            (len(set(self.seeds)) == len(self.seeds), f"seeds: {self.seeds} names one twice"),
+            ("rule" in self.evaluation.judges, "evaluation.judges: rule must be among them, tables rest on it"),
             (f.sampled <= f.clients, f"federation.sampled: {f.sampled} is more than federation.clients, {f.clients}"),
             (f.malicious <= f.clients, f"federation.malicious: {f.malicious} is more than federation.clients, {f.clients}"),
             (self.training.batch_size % self.training.accumulation == 0,
@@ -65,8 +67,9 @@ class Settings(schema.Group):
         return _validate([("params/", self.model_dump()), ("replace()", changes)])
 
     def vary(self, *axes):
-        """A list of Settings: the product of axes, each a list of changes as `replace` takes them."""
-        return [self.replace(**functools.reduce(_merge, changes, {})) for changes in itertools.product(*axes)]
+        """A list of Settings: the product of axes, each a list of changes as `replace` takes them; none twice."""
+        made = [self.replace(**functools.reduce(_merge, changes, {})) for changes in itertools.product(*axes)]
+        return [s for i, s in enumerate(made) if s not in made[:i]]
 
 
 GROUPS = ("model", "data", "federation", "training", "defense", "swat", "evaluation")

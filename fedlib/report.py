@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 from scipy import stats
 
-from fedlib import config
+from fedlib import config, store
 
 PUBLISHED = Path(__file__).parent / "published"
 # Each method's label and colour, everywhere.
@@ -163,7 +163,7 @@ def examples(run, count=4):
 
 
 def rows(settings, clients, per_label=2):
-    """Some training rows of {client: rows}, each label's first ones; responses to harmful questions are redacted."""
+    """Some training rows of {client: rows}, each label's first ones; harmful answers are redacted."""
     shown = []
     for client, own in clients.items():
         for label in dict.fromkeys(r["label"] for r in own):
@@ -226,5 +226,6 @@ def _claims():
 
 
 def _identity(settings):
+    """What a measurement belongs to: its settings, and through the run's key the code, the data and the model."""
     plain = settings.model_dump(exclude={"seed": True, "evaluation": {"show_responses"}})
-    return config.digest([config.CODE_VERSION, plain])
+    return config.digest([store.key(settings), plain])

@@ -52,7 +52,7 @@ def reproduce(preset, only="*", jobs=None):
 
 def _wave(names, preset, executed, jobs, scratch, state, live):
     with ProcessPoolExecutor(min(jobs, len(names)), get_context("spawn"), max_tasks_per_child=1) as pool:
-        futures = {n: pool.submit(_execute, n, preset, executed, scratch) for n in names}
+        futures = {n: pool.submit(_execute, NOTEBOOKS / f"{n}.ipynb", preset, executed, scratch) for n in names}
         while True:
             for name, future in futures.items():
                 state[name] |= _look(name, future, scratch)
@@ -85,20 +85,20 @@ def _text(s):
     return f"{s['name']:<26} {s['seconds']:5.0f} s  {s['text']}"
 
 
-def _execute(name, preset, executed, scratch):
+def _execute(notebook, preset, executed, scratch):
     """Execute one notebook in this process; ("done" or what failed, seconds). The kernel talks over sockets in the
     scratch folder, not ports: picking free ports is a race when several kernels start at once."""
-    began = time.monotonic()
+    name, began = notebook.stem, time.monotonic()
     (scratch / f"{name}.started").touch()
-    os.environ |= {"FEDLIB_STATUS": str(scratch / f"{name}.status"), "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
+    os.environ |= {"FEDLIB_OUTPUTS": str(config.outputs().resolve()), "FEDLIB_STATUS": str(scratch / f"{name}.status"), "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
                    "IPYTHONDIR": str(scratch / "ipython"), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     import papermill
     from traitlets.config import Config
 
     try:
         papermill.execute_notebook(
-            NOTEBOOKS / f"{name}.ipynb", executed / f"{name}.ipynb", {"preset": preset}, kernel_name="python3",
-            progress_bar=False, cwd=NOTEBOOKS,
+            notebook, executed / notebook.name, {"preset": preset}, kernel_name="python3", progress_bar=False,
+            cwd=notebook.parent,
             config=Config({"AsyncKernelManager": {"transport": "ipc", "ip": str(scratch / name)}}))
         text = "done"
     except papermill.PapermillExecutionError as error:

@@ -7,7 +7,8 @@ import numpy as np
 
 def cosine(updates):
     """Pairwise cosine similarity [K, K] of updates [K, D]; a zero update is similar to nothing (0), itself included."""
-    unit = updates.float() / updates.float().norm(dim=1, keepdim=True).clamp(min=1e-30)
+    unit = (updates / updates.abs().amax(dim=1, keepdim=True).clamp(min=1e-30)).float()  # its squares stay finite
+    unit = unit / unit.norm(dim=1, keepdim=True).clamp(min=1e-30)
     return (unit @ unit.T).clamp(-1, 1)
 
 

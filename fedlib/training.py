@@ -42,6 +42,8 @@ def learning_rate(settings, round_):
 
 def batches(count, size, steps, seed):
     """Index batches [size] for each step: shuffled epochs one after another, a pure function of the seed."""
+    if count < 1:
+        raise ValueError("no rows to draw batches from")
     rng, order = np.random.default_rng(seed), np.empty(0, dtype=int)
     for _ in range(steps):
         while len(order) < size:

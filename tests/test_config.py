@@ -6,7 +6,7 @@ import pydantic
 import pytest
 import yaml
 
-from fedlib import config
+from fedlib import config, schema
 from fedlib.config import SettingsError, load
 
 PRESETS = sorted(p.stem for p in (config.ROOT / "params").glob("*.yaml"))
@@ -17,7 +17,7 @@ def fields(model=config.Settings, prefix=""):
     """The dotted name of every single setting, groups within groups included."""
     for name, field in model.model_fields.items():
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, config.Group):
+        if isinstance(kind, type) and issubclass(kind, schema.Group):
             yield from fields(kind, f"{prefix}{name}.")
         else:
             yield prefix + name
@@ -245,8 +245,8 @@ def test_paths_are_absolute_or_from_home_or_from_the_root(tmp_path, monkeypatch)
     assert config.path("data") == config.ROOT / "data"
 
 
-def test_outputs_follow_the_environment(store, monkeypatch):
-    assert config.outputs() == store
+def test_outputs_follow_the_environment(outputs, monkeypatch):
+    assert config.outputs() == outputs
     monkeypatch.delenv("FEDLIB_OUTPUTS")
     assert config.outputs() == config.ROOT / "outputs"
 

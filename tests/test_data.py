@@ -8,8 +8,8 @@ import warnings
 import numpy as np
 import pytest
 
-from fedlib import attack, config, data, pretraining
-from fedlib.data import DataError
+from fedlib import attack, config, data, files, pretraining
+from fedlib.files import DataError
 
 SHARED = config.ROOT.parent / "shared" / "data"
 QUESTION, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
@@ -66,20 +66,20 @@ def error(call, *given, **named):
 def test_every_shape_is_read(tmp_path, suffix, raw, row):
     if suffix == ".csv" and any(isinstance(v, list) for v in raw.values()):
         raw = {k: v for k, v in raw.items() if not isinstance(v, list)} | {"question": "q", "answer": "a"}
-    assert data.read(write(tmp_path / f"rows{suffix}", [raw, raw])) == [row, row]
+    assert files.read(write(tmp_path / f"rows{suffix}", [raw, raw])) == [row, row]
 
 
 def test_the_table_has_every_shape_that_is_registered():
     columns = [set(raw) for raw, _ in SHAPES]
-    assert all(any({*shape} - {None} <= c for c in columns) for shape in data.SHAPES)
-    assert all(any(name in c for c in columns) for name in data.CONVERSATIONS)
+    assert all(any({*shape} - {None} <= c for c in columns) for shape in files.SHAPES)
+    assert all(any(name in c for c in columns) for name in files.CONVERSATIONS)
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv"])
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path, suffix):
     file = write(tmp_path / f"rows{suffix}", [{"goal": "q", "target": "a"}])
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
-    assert data.read(file) == [ROW]
+    assert files.read(file) == [ROW]
 
 
 @pytest.mark.parametrize("fields, row", [
@@ -89,13 +89,13 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path, suffix):
     ({"instruction": "was"}, {"instruction": "q"})])
 def test_columns_can_be_named(tmp_path, fields, row):
     file = write(tmp_path / "rows.csv", [{"was": "q", "dazu": "x", "dann": "a"}])
-    assert data.read(file, fields) == [row]
+    assert files.read(file, fields) == [row]
 
 
 @pytest.mark.parametrize("fields", [{"instruction": "wa"}, {"response": "dann"}, {"question": "was"}])
 def test_columns_named_wrongly_are_an_error(tmp_path, fields):
     file = write(tmp_path / "rows.csv", [{"was": "q", "dann": "a"}])
-    found = error(data.read, file, fields)
+    found = error(files.read, file, fields)
     assert str(file) in found and "was, dann" in found and "data.fields" in found
 
 
@@ -130,7 +130,7 @@ BAD = [  # suffix, text, the bad row's line, what is said about it
 def test_a_bad_row_is_named_by_file_and_line(tmp_path, suffix, text, line, said):
     file = tmp_path / f"rows{suffix}"
     file.write_text(text)
-    found = error(data.read, file)
+    found = error(files.read, file)
     assert found.startswith(f"{file}: line {line}: ") and said in found, found
 
 
@@ -142,14 +142,14 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path, suffix, text, line, said)
     ("rows.json", b"", "must be a list of rows")])
 def test_a_bad_file_is_named(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
-    found = error(data.read, tmp_path / name)
+    found = error(files.read, tmp_path / name)
     assert found.startswith(str(tmp_path / name)) and said in found
 
 
 def test_a_misspelt_name_gives_the_nearest(tmp_path):
     write(tmp_path / "normal.json", [ROW])
-    assert "no such file; did you mean 'normal.json'" in error(data.read, tmp_path / "nromal.json")
-    assert "no such file" in error(data.read, tmp_path / "nowhere" / "normal.json")
+    assert "no such file; did you mean 'normal.json'" in error(files.read, tmp_path / "nromal.json")
+    assert "no such file" in error(files.read, tmp_path / "nowhere" / "normal.json")
 
 
 @pytest.mark.parametrize("suffix, first", [(".json", 6), (".jsonl", 2), (".csv", 3)])
@@ -157,19 +157,19 @@ def test_empty_rows_are_left_out_with_a_warning_that_counts_them(tmp_path, suffi
     full, empty, blank = ({"goal": q, "target": a} for q, a in (("q", "a"), ("", "a"), ("q", " ")))
     file = write(tmp_path / f"rows{suffix}", [full, empty, full, blank])
     with pytest.warns(UserWarning, match=f"rows{suffix}: 2 of 4 rows are empty .* line {first}"):
-        assert data.read(file) == [ROW, ROW]
+        assert files.read(file) == [ROW, ROW]
 
 
 def test_only_an_empty_instruction_or_response_makes_a_row_empty(tmp_path):
     file = write(tmp_path / "rows.json", [ROW | {"category": "c"}, ROW | {"category": ""}])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert len(data.read(file)) == 2
+        assert len(files.read(file)) == 2
 
 
 def test_a_long_text_in_csv_is_read(tmp_path):
     long = "x" * 200_000  # more than the csv module's own limit
-    assert data.read(write(tmp_path / "rows.csv", [{"goal": "q", "target": long}]))[0]["response"] == long
+    assert files.read(write(tmp_path / "rows.csv", [{"goal": "q", "target": long}]))[0]["response"] == long
 
 
 TOPICS = [ROW | {"instruction": f"{topic}{i}", "topic": topic} for topic in "abcd" for i in range(50)]
@@ -381,6 +381,6 @@ def test_real_files_are_read(name, rows):
         pytest.skip("the real data lies beside the repository, and is not there")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some real rows are empty
-        read = data.read(SHARED / name)
+        read = files.read(SHARED / name)
     assert len(read) == rows if rows else len(read) > 300
     assert all(r["instruction"] and r["response"] for r in read)

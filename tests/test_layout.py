@@ -14,17 +14,20 @@ from fedlib import config
 
 # A module may import fedlib modules of earlier lines only. Imports inside functions are not looked at.
 LAYERS = [
+    {"schema"},
     {"config"},
-    {"world", "report"},
-    {"data", "plots"},
-    {"runs"},
+    {"files", "world"},
+    {"data"},
+    {"store"},
+    {"runs", "report"},
+    {"plots"},
     {"model", "generation", "training", "aggregation", "attack", "signal", "judge", "pretraining"},
     {"federation"},
     {"reproduce"},
     {"__main__"},
 ]
-ALONE = {"config", "aggregation", "signal", "training"}  # import no other fedlib module, not even settings
-NO_TORCH = ["config", "runs", "report", "data", "world", "signal"]
+ALONE = {"schema", "aggregation", "signal", "training"}  # import no other fedlib module, not even settings
+NO_TORCH = ["config", "runs", "report", "data", "files", "store", "world", "signal"]
 NOTEBOOK_TOOLS = ["papermill", "nbconvert", "nbformat", "IPython", "ipykernel", "jupyter_client",
                   "matplotlib", "seaborn", "datasets", "flwr", "rich"]
 SOURCES = sorted((config.ROOT / "fedlib").glob("*.py"))

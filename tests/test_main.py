@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from fedlib import __main__, config, runs
+from fedlib import __main__, config, runs, store
 
 TINY = """preset: smoke
 seeds: [0, 1]
@@ -28,16 +28,16 @@ def test_run_makes_a_run_for_each_seed_and_runs_lists_them(own, capsys):
     assert __main__.main(["run", str(own)]) == 0
     printed = capsys.readouterr().out.splitlines()
     wanted = [config.load(str(own)).replace(seed=s) for s in (0, 1)]
-    assert printed[::2] == [str(runs.run_folder(s)) for s in wanted]
+    assert printed[::2] == [str(store.run_folder(s)) for s in wanted]
     assert [set(json.loads(line)) >= {"rule", "help"} for line in printed[1::2]] == [True, True]
     assert __main__.main(["runs"]) == 0
     listed = capsys.readouterr().out
-    assert all(runs.key(s) in listed for s in wanted) and len(re.findall(r"\bdone\b", listed)) == 2
+    assert all(store.key(s) in listed for s in wanted) and len(re.findall(r"\bdone\b", listed)) == 2
 
 
-def test_runs_without_any_says_so(store, capsys):
+def test_runs_without_any_says_so(outputs, capsys):
     assert __main__.main(["runs"]) == 0
-    assert capsys.readouterr().out == f"no runs in {store / 'runs'}\n"
+    assert capsys.readouterr().out == f"no runs in {outputs / 'runs'}\n"
 
 
 WRONG = [
@@ -53,12 +53,12 @@ WRONG = [
 
 
 @pytest.mark.parametrize("arguments, parts", WRONG, ids=[" ".join(a) for a, _ in WRONG])
-def test_what_cannot_be_done_is_one_line_and_exit_code_2(arguments, parts, capsys, store):
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(arguments, parts, capsys, outputs):
     assert __main__.main(arguments) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith("fedlib: ") and printed.err.count("\n") == 1
     assert [p for p in parts if p not in printed.err] == [], printed.err
-    assert not store.exists()  # nothing was begun
+    assert not outputs.exists()  # nothing was begun
 
 
 @pytest.mark.parametrize("line, said", [

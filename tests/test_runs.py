@@ -14,7 +14,19 @@ import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from fedlib import aggregation, config, data, federation, judge, model, pretraining, runs, training
+from fedlib import (
+    aggregation,
+    config,
+    federation,
+    files,
+    judge,
+    model,
+    pretraining,
+    runs,
+    schema,
+    store,
+    training,
+)
 
 ROUNDS, SAMPLED = 3, 2
 TUNES = ROUNDS * SAMPLED
@@ -75,14 +87,14 @@ def whole(tmp_path_factory):
         return record(runs.get(tiny_settings(smoke)).folder)
 
 
-def test_a_run_is_made_once_and_then_read(tiny, calls, store):
+def test_a_run_is_made_once_and_then_read(tiny, calls, outputs):
     first = runs.get(tiny)
-    before = snapshot(store)
-    assert runs.get(tiny) == first and snapshot(store) == before
+    before = snapshot(outputs)
+    assert runs.get(tiny) == first and snapshot(outputs) == before
     assert [len(c) for c in calls.values()] == [1, TUNES, 1, 0]
     assert len(first.rounds()) == ROUNDS and len(first.responses()) == 4
     assert set(first.scores()) == {"rule", "over_refusal", "help", "harmful_prompts", "benign_prompts"}
-    assert first.folder.parent == store / "runs" and first.folder.name.endswith(f"seed0-{runs.key(tiny)}")
+    assert first.folder.parent == outputs / "runs" and first.folder.name.endswith(f"seed0-{store.key(tiny)}")
     assert (record(first.folder)[0] - {"rounds.jsonl", "settings.json", "done.json"}
             == {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"})
     assert json.loads((first.folder / "settings.json").read_text())["training"] == tiny.training.model_dump()
@@ -153,7 +165,7 @@ def changed(group, dotted, value):
 def leaves(group, prefix=""):
     for name in type(group).model_fields:
         value = getattr(group, name)
-        yield from leaves(value, f"{prefix}{name}.") if isinstance(value, config.Group) else [prefix + name]
+        yield from leaves(value, f"{prefix}{name}.") if isinstance(value, schema.Group) else [prefix + name]
 
 
 def test_every_setting_has_its_place_in_the_table(local):
@@ -164,39 +176,39 @@ def test_every_setting_has_its_place_in_the_table(local):
 def test_the_key_changes_with_what_changes_a_run_and_with_nothing_else(local, tmp_path, name):
     value, matters = FIELDS[name]
     other = changed(local, name, str(tmp_path / "moved") if value == "MOVED" else value)
-    assert other != local and (runs.key(other) != runs.key(local)) == matters
+    assert other != local and (store.key(other) != store.key(local)) == matters
     if name != "model.base":  # and on a base that no setting made, or its key would stand in for the run's
-        keys = [runs.key(changed(s, "model.base", "world:base")) for s in (other, local)]
+        keys = [store.key(changed(s, "model.base", "world:base")) for s in (other, local)]
         assert (keys[0] != keys[1]) == (matters and "scratch" not in name)
 
 
 @pytest.mark.parametrize("name", [n for n in FIELDS if n.startswith("evaluation.")])
 def test_an_evaluations_name_changes_with_all_but_what_is_shown(local, name):
     other = changed(local, name, FIELDS[name][0])
-    same = runs._evaluation_name(other) == runs._evaluation_name(local)
+    same = store.evaluation_folder(other) == store.evaluation_folder(local)
     assert same == (name == "evaluation.show_responses")
 
 
 def test_the_key_heeds_what_is_no_setting(local, tiny, tmp_path, monkeypatch):
-    assert runs.key(local) != runs.key(tiny)  # data.source
+    assert store.key(local) != store.key(tiny)  # data.source
     hub = changed(tiny, "model.base", "someone/model")
-    assert len({runs.key(s) for s in (tiny, hub, changed(hub, "model.revision", "main"))}) == 3
+    assert len({store.key(s) for s in (tiny, hub, changed(hub, "model.revision", "main"))}) == 3
     gpu = changed(tiny, "model.device", "auto")
-    before, fixed = runs.key(gpu), runs.key(changed(gpu, "model.dtype", "float32"))
+    before, fixed = store.key(gpu), store.key(changed(gpu, "model.dtype", "float32"))
     monkeypatch.setattr(config, "has_gpu", lambda: True)  # where auto means another precision
-    assert runs.key(gpu) != before and runs.key(changed(gpu, "model.dtype", "float32")) == fixed
+    assert store.key(gpu) != before and store.key(changed(gpu, "model.dtype", "float32")) == fixed
     monkeypatch.setattr(config, "CODE_VERSION", config.CODE_VERSION + 1)
-    assert runs.key(tiny) != before
+    assert store.key(tiny) != before
 
 
 def test_a_base_is_known_by_its_content_and_not_by_its_place(tiny, tmp_path):
     for name in ("one", "two"):
-        shutil.copytree(runs.WORLD_MODELS / "base", tmp_path / name)
+        shutil.copytree(store.WORLD_MODELS / "base", tmp_path / name)
     one, two = (tiny.replace(model={"base": str(tmp_path / n)}) for n in ("one", "two"))
-    assert runs.key(one) == runs.key(two)
+    assert store.key(one) == store.key(two)
     config_ = tmp_path / "two" / "config.json"
     config_.write_text(config_.read_text() + " ")
-    assert runs.key(one) != runs.key(two)
+    assert store.key(one) != store.key(two)
 
 
 @pytest.mark.parametrize("base, said", [
@@ -210,7 +222,7 @@ def test_without_attack_nobody_is_unaligned_so_runs_are_shared(tiny, calls):
     calm = [tiny.replace(data={"unaligned_share": s}, federation={"malicious": 0}) for s in (0.5, 1.0)]
     first, second = runs.get_all(calm)
     assert first.folder == second.folder and len(calls["execute"]) == 1
-    assert runs.key(tiny) != runs.key(tiny.replace(data={"unaligned_share": 1.0}))
+    assert store.key(tiny) != store.key(tiny.replace(data={"unaligned_share": 1.0}))
 
 
 # Evaluations.
@@ -222,7 +234,7 @@ def test_a_new_evaluation_does_not_retrain_and_leaves_the_run_as_it_was(tiny, ca
     second = runs.get(tiny.replace(evaluation={"harmful": 3, "split": "validation"}))
     assert [len(calls[c]) for c in ("execute", "evaluate")] == [1, 2]
     assert second.folder == first.folder and second.evaluation != first.evaluation
-    assert snapshot(first.folder) == before and runs.intact(first.folder)
+    assert snapshot(first.folder) == before and store.intact(first.folder)
     assert (second.scores()["harmful_prompts"], first.scores()) == (3, scores)
     shown = runs.get(tiny.replace(evaluation={"show_responses": True}))
     assert shown.evaluation == first.evaluation and len(calls["evaluate"]) == 2
@@ -230,7 +242,7 @@ def test_a_new_evaluation_does_not_retrain_and_leaves_the_run_as_it_was(tiny, ca
 
 def test_half_an_evaluation_is_made_anew_and_a_spoilt_one_too(tiny, calls, monkeypatch):
     with monkeypatch.context() as patch:
-        stop(patch, runs, "_write", 3)  # the run's settings and seal, the evaluation's settings: not its seal
+        stop(patch, store, "_write", 3)  # the run's settings and seal, the evaluation's settings: not its seal
         with pytest.raises(Killed):
             runs.get(tiny)
     scores = runs.get(tiny).scores()
@@ -267,7 +279,7 @@ KILLS = [  # where a run dies, at which call, and how many local trainings are t
     *[(federation, "save_file", k, TUNES - k * SAMPLED) for k in range(ROUNDS)],
     (os, "replace", 2, TUNES - SAMPLED),  # 0: settings.json, 1 and 2: the adapters of two rounds
     (model, "save_adapter", 0, 0),  # all rounds are done
-    (runs, "_write", 1, TUNES),  # all but done.json, and the checkpoint is gone
+    (store, "_write", 1, TUNES),  # all but done.json, and the checkpoint is gone
 ]
 
 
@@ -277,10 +289,10 @@ def test_a_killed_run_goes_on_to_the_same_result(tiny, calls, monkeypatch, whole
         stop(patch, module, name, at)
         with pytest.raises(Killed):
             runs.get(tiny)
-    folder = runs.run_folder(tiny)
-    assert not runs.intact(folder)
+    folder = store.run_folder(tiny)
+    assert not store.intact(folder)
     calls["tune"].clear()
-    assert record(runs.get(tiny).folder) == whole and runs.intact(folder)
+    assert record(runs.get(tiny).folder) == whole and store.intact(folder)
     assert len(calls["tune"]) == left
 
 
@@ -290,7 +302,7 @@ def test_a_run_killed_twice_and_a_cut_line_change_nothing(tiny, monkeypatch, who
             stop(patch, training, "tune", at)
             with pytest.raises(Killed):
                 runs.get(tiny)
-        with open(runs.run_folder(tiny) / "rounds.jsonl", "a") as file:
+        with open(store.run_folder(tiny) / "rounds.jsonl", "a") as file:
             file.write('{"round": ')
     assert record(runs.get(tiny).folder) == whole
 
@@ -305,7 +317,7 @@ def test_a_process_that_is_really_killed(tiny, tmp_path, monkeypatch):
     settings = tiny.replace(federation={"rounds": 40})
     file = tmp_path / "own.yaml"
     file.write_text(yaml.safe_dump(settings.model_dump(include={*config.GROUPS})))
-    folder = runs.run_folder(settings)
+    folder = store.run_folder(settings)
     running = process(["-m", "fedlib", "run", str(file)], config.outputs(), jobs=1)
     while running.poll() is None and not (folder / "checkpoint.safetensors").exists():
         time.sleep(0.005)
@@ -316,7 +328,7 @@ def test_a_process_that_is_really_killed(tiny, tmp_path, monkeypatch):
         os.killpg(running.pid, signal.SIGKILL)
         raise
     assert running.returncode == -signal.SIGKILL, said
-    assert not runs.intact(folder) and len((folder / "rounds.jsonl").read_text().splitlines()) < 40
+    assert not store.intact(folder) and len((folder / "rounds.jsonl").read_text().splitlines()) < 40
     resumed = record(runs.get(settings).folder)
     monkeypatch.setenv("FEDLIB_OUTPUTS", str(tmp_path / "whole"))
     assert record(runs.get(settings).folder) == resumed
@@ -324,23 +336,23 @@ def test_a_process_that_is_really_killed(tiny, tmp_path, monkeypatch):
 
 COUNTED = """
 import sys
-from fedlib import config, runs
+from fedlib import config, runs, store
 def execute(settings, folder):
     from fedlib import federation  # here, since only the one that executes should need torch
     with open(sys.argv[2], "a") as file:
         file.write("executed\\n")
     federation.execute(settings, folder)
-runs.WORK["run"] = ("__main__", "execute")
+store.WORK["run"] = ("__main__", "execute")
 print(runs.get(config.Settings.model_validate_json(sys.argv[1])).scores())
 """
 
 
-def test_two_processes_that_want_the_same_run_make_it_once(tiny, tmp_path, store, whole):
+def test_two_processes_that_want_the_same_run_make_it_once(tiny, tmp_path, outputs, whole):
     given = ["-c", COUNTED, tiny.model_dump_json(), str(tmp_path / "count")]
-    said = [p.communicate()[0] for p in [process(given, store), process(given, store)]]
+    said = [p.communicate()[0] for p in [process(given, outputs), process(given, outputs)]]
     assert said[0] == said[1] and said[0].startswith("{'rule'"), said
     assert (tmp_path / "count").read_text() == "executed\n"
-    assert record(runs.run_folder(tiny)) == whole and runs._there(tiny)
+    assert record(store.run_folder(tiny)) == whole and store.there(tiny)
 
 
 # Spoilt files.
@@ -361,8 +373,8 @@ def empty(file):
 
 
 SPOILT = [("adapter/adapter_model.safetensors", flip), ("adapter/adapter_config.json", flip),
-          ("rounds.jsonl", cut), ("rounds.jsonl", os.remove), ("settings.json", flip), ("adapter", shutil.rmtree),
-          ("done.json", os.remove), ("done.json", cut), ("done.json", empty),
+          ("rounds.jsonl", cut), ("rounds.jsonl", os.remove), ("settings.json", flip),
+          ("adapter", shutil.rmtree), ("done.json", os.remove), ("done.json", cut), ("done.json", empty),
           ("done.json", lambda file: file.write_text("[]"))]
 
 
@@ -370,30 +382,30 @@ SPOILT = [("adapter/adapter_model.safetensors", flip), ("adapter/adapter_config.
 def test_a_spoilt_run_is_noticed_and_made_again(tiny, calls, whole, name, spoil):
     run = runs.get(tiny)
     spoil(run.folder / name)
-    assert not runs.intact(run.folder)
+    assert not store.intact(run.folder)
     again = runs.get(tiny)
     assert len(calls["execute"]) == 2 and record(again.folder) == whole
     assert again.scores()["harmful_prompts"] == 2
     shutil.rmtree(again.evaluation)
-    assert runs.intact(again.folder)  # a run's seal is about the run alone
+    assert store.intact(again.folder)  # a run's seal is about the run alone
 
 
 def test_the_listing_says_how_every_run_is(tiny, monkeypatch):
-    assert runs.listing() == []
+    assert store.listing() == []
     done, spoilt, started = (tiny.replace(seed=s) for s in (0, 1, 2))
     runs.get_all([done, spoilt])
-    flip(runs.run_folder(spoilt) / "settings.json")
+    flip(store.run_folder(spoilt) / "settings.json")
     with monkeypatch.context() as patch:
         stop(patch, training, "tune", SAMPLED)
         with pytest.raises(Killed):
             runs.get(started)
-    rows = {row["key"]: row for row in runs.listing()}
-    assert [rows[runs.key(s)]["state"] for s in (done, spoilt, started)] == ["done", "spoilt", "unfinished"]
-    assert [rows[runs.key(s)]["rounds"] for s in (done, spoilt, started)] == [ROUNDS, ROUNDS, 1]
-    assert [rows[runs.key(s)]["evaluations"] for s in (done, spoilt, started)] == [1, 1, 0]
-    with open(runs.run_folder(started) / "rounds.jsonl", "a") as file:
+    rows = {row["key"]: row for row in store.listing()}
+    assert [rows[store.key(s)]["state"] for s in (done, spoilt, started)] == ["done", "spoilt", "unfinished"]
+    assert [rows[store.key(s)]["rounds"] for s in (done, spoilt, started)] == [ROUNDS, ROUNDS, 1]
+    assert [rows[store.key(s)]["evaluations"] for s in (done, spoilt, started)] == [1, 1, 0]
+    with open(store.run_folder(started) / "rounds.jsonl", "a") as file:
         file.write('{"round": ')  # as it is while a long line is being written
-    assert {row["key"]: row["rounds"] for row in runs.listing()}[runs.key(started)] == 1
+    assert {row["key"]: row["rounds"] for row in store.listing()}[store.key(started)] == 1
 
 
 # Around the runs.
@@ -412,15 +424,15 @@ def test_a_failing_run_leaves_the_others_in_place_and_workers_change_nothing(tin
     with pytest.raises(config.SettingsError, match="model.lora_targets: .*q_proj") as error:
         runs.get_all(wanted)
     assert "\n" not in str(error.value)
-    assert [runs._there(s) for s in wanted] == [False, True, True]
-    assert record(runs.run_folder(tiny)) == whole
+    assert [store.there(s) for s in wanted] == [False, True, True]
+    assert record(store.run_folder(tiny)) == whole
 
 
 def test_in_this_process_too_a_failing_run_leaves_the_finished_one(tiny):
     wrong = tiny.replace(model={"lora_targets": ["nonsense"]})
     with pytest.raises(config.SettingsError, match="model.lora_targets"):
         runs.get_all([tiny, wrong])
-    assert runs._there(tiny) and not runs._there(wrong)
+    assert store.there(tiny) and not store.there(wrong)
 
 
 @pytest.mark.parametrize("value", ["two", "-1", "1.5", ""])
@@ -429,7 +441,7 @@ def test_a_wrong_number_of_jobs_is_one_clear_line(tiny, monkeypatch, value):
     said = f"FEDLIB_JOBS: must be a whole number, got '{value}'"
     with pytest.raises(config.SettingsError, match=said) as error:
         runs.get(tiny)
-    assert "\n" not in str(error.value) and not runs.run_folder(tiny).exists()
+    assert "\n" not in str(error.value) and not store.run_folder(tiny).exists()
 
 
 @pytest.mark.parametrize("given, gpu, expected", [
@@ -469,7 +481,7 @@ def test_a_base_from_scratch_is_made_once_for_all_runs(local, calls):
     assert [len(calls[c]) for c in ("train_scratch", "execute")] == [1, 2]
     assert first.folder != second.folder
     assert set(first.scores()) == {"rule", "over_refusal", "harmful_prompts", "benign_prompts"}
-    base = runs.base_folder(local)
+    base = store.base_folder(local)
     weights = (base / "model.safetensors").read_bytes()
     shutil.rmtree(base)
     runs.get(local.replace(seed=2))
@@ -481,13 +493,13 @@ def test_a_base_from_scratch_is_known_by_what_it_is_made_of(local, tmp_path, nam
     value, _ = FIELDS[name]
     other = changed(local, name, str(tmp_path / "moved") if value == "MOVED" else value)
     matters = "scratch" in name or name in ("model.max_length", "model.template", "data.fields")
-    assert (runs.base_folder(other) != runs.base_folder(local)) == matters
+    assert (store.base_folder(other) != store.base_folder(local)) == matters
 
 
 def test_a_base_from_scratch_follows_its_files(local):
-    before = runs.base_folder(local), runs.key(local)
+    before = store.base_folder(local), store.key(local)
     file = config.path(local.data.folder) / "one.csv"
     file.write_text(file.read_text().replace("answer 1", "answer one"))
-    assert runs.base_folder(local) != before[0] and runs.key(local) != before[1]
-    with pytest.raises(data.DataError, match="the base must not read"):
-        runs.key(changed(local, "model.scratch.files", ["bad.csv"]))
+    assert store.base_folder(local) != before[0] and store.key(local) != before[1]
+    with pytest.raises(files.DataError, match="the base must not read"):
+        store.key(changed(local, "model.scratch.files", ["bad.csv"]))

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from fedlib import config, data, pretraining, runs, world
+from fedlib import config, data, files, pretraining, store, world
 
 MB = 10**6
 CHANGED = ("the world's words changed: every committed model and run was made with the old ones. If that "
@@ -179,20 +179,20 @@ def test_the_worlds_digest_is_pinned(what, pinned):
     assert world.digest(what) == pinned, CHANGED
 
 
-MANIFEST = json.loads((runs.WORLD_MODELS / "manifest.json").read_text())
+MANIFEST = json.loads((store.WORLD_MODELS / "manifest.json").read_text())
 
 
 def test_every_recipe_has_its_committed_model():
-    folders = {p.name for p in runs.WORLD_MODELS.iterdir() if p.is_dir()}
+    folders = {p.name for p in store.WORLD_MODELS.iterdir() if p.is_dir()}
     assert set(MANIFEST) == set(pretraining.RECIPES) == folders
-    every = [p for p in runs.WORLD_MODELS.rglob("*") if p.is_file()]
+    every = [p for p in store.WORLD_MODELS.rglob("*") if p.is_file()]
     assert all(p.stat().st_size <= 4 * MB for p in every) and sum(p.stat().st_size for p in every) <= 12 * MB
 
 
 @pytest.mark.parametrize("name", MANIFEST)
 def test_a_committed_model_is_what_its_manifest_says(name):
-    entry, folder = MANIFEST[name], runs.WORLD_MODELS / name
-    assert {p.name: data.file_digest(p) for p in folder.iterdir()} == entry["files"]
+    entry, folder = MANIFEST[name], store.WORLD_MODELS / name
+    assert {p.name: files.digest(p) for p in folder.iterdir()} == entry["files"]
     assert entry["recipe"] == pretraining.RECIPES[name]
     assert entry["world"] == world.digest("pretraining"), CHANGED
     assert any(f.endswith(".safetensors") for f in entry["files"])
@@ -217,5 +217,5 @@ def test_training_a_world_model_twice_gives_the_same_bytes(tmp_path):
 def test_settings_know_the_worlds_datasets():
     known = config.load("mini").data.benign
     assert tuple(known) == world.DATASETS
-    with pytest.raises(data.DataError, match="no dataset 'lmsys'; did you mean 'lmsys-like'"):
+    with pytest.raises(files.DataError, match="no dataset 'lmsys'; did you mean 'lmsys-like'"):
         data.revision(config.load("mini", data={"benign": ["lmsys"]}))
