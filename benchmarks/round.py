@@ -73,7 +73,8 @@ def main():
     per_round = settings.federation.sampled * settings.training.steps
     for name in ways:
         rounds = asked.rounds / seconds[name]
-        print(f"{name:<11} {rounds:6.2f} rounds/s {rounds * per_round:7.1f} steps/s {tokens[name] / seconds[name]:8.0f} tokens/s")
+        print(f"{name:<11} {rounds:6.2f} rounds/s {rounds * per_round:7.1f} steps/s "
+              f"{tokens[name] / seconds[name]:8.0f} tokens/s")
     ratio = seconds["SFTTrainer"] / seconds["ours"]
     print(f"ratio: {ratio:.2f} times the peers' rounds per second, {asked.threads} thread(s)")
 

@@ -82,7 +82,7 @@ def _world(asked):
             line = f"\r{name}: step {step} of {steps}, loss {loss:.3f}, {left:.0f} s left "
             print(line, end="", file=sys.stderr, flush=True)
 
-        with tempfile.TemporaryDirectory(dir=store.WORLD_MODELS) as scratch:  # the old model stays until the new one is whole
+        with tempfile.TemporaryDirectory(dir=store.WORLD_MODELS) as scratch:  # the old one stays until then
             entry = pretraining.train_world_model(name, Path(scratch), report)
             target = store.WORLD_MODELS / name
             shutil.rmtree(target, ignore_errors=True)
@@ -91,7 +91,7 @@ def _world(asked):
         entries[name] = entry
         manifest.write_text(json.dumps(entries, indent=1, sort_keys=True) + "\n")
         kind = "the same" if same else "other"
-        print(f"\n{name}: {entry['seconds']} s, {entry['metrics']}, {kind} weights as before", file=sys.stderr)
+        print(f"\n{name}: {entry['seconds']} s, {entry['metrics']}, {kind} weights", file=sys.stderr)
 
 
 if __name__ == "__main__":

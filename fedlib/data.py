@@ -127,16 +127,16 @@ def revision(settings, what="training"):
                 raise files.DataError(f"data.benign: no dataset {name!r}{config.nearest(name, world.DATASETS)}")
         return world.digest("clients")
     if what == "corpus":
-        files = settings.model.scratch.files
-        if {d.unaligned, d.harmful} & set(files):
+        names = settings.model.scratch.files
+        if {d.unaligned, d.harmful} & set(names):
             raise files.DataError("model.scratch.files: the base must not read the unaligned rows or the evaluation prompts")
-        return config.digest([[f, files.digest(config.path(d.folder) / f)] for f in files])
+        return config.digest([[f, files.digest(config.path(d.folder) / f)] for f in names])
     attacked = settings.federation.malicious > 0
     for label, needed in (("aligned", d.aligned_share), ("unaligned", attacked), ("harmful", True)):
         if needed and getattr(d, label) is None:
             raise files.DataError(f"data.{label}: name the file of {label} rows in {config.path(d.folder)}")
-    files = [*d.benign, d.aligned, *([d.unaligned] if attacked else [])]
-    return config.digest([[f, files.digest(config.path(d.folder) / f), f == d.harmful] for f in files if f])
+    names = [*d.benign, d.aligned, *([d.unaligned] if attacked else [])]
+    return config.digest([[f, files.digest(config.path(d.folder) / f), f == d.harmful] for f in names if f])
 
 
 def prompts_revision(settings):

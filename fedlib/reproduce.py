@@ -90,8 +90,9 @@ def _execute(notebook, preset, executed, scratch):
     scratch folder, not ports: picking free ports is a race when several kernels start at once."""
     name, began = notebook.stem, time.monotonic()
     (scratch / f"{name}.started").touch()
-    os.environ |= {"FEDLIB_OUTPUTS": str(config.outputs().resolve()), "FEDLIB_STATUS": str(scratch / f"{name}.status"), "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
-                   "IPYTHONDIR": str(scratch / "ipython"), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    os.environ |= {"FEDLIB_OUTPUTS": str(config.outputs().resolve()), "FEDLIB_STATUS": str(scratch / f"{name}.status"),
+                   "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"), "IPYTHONDIR": str(scratch / "ipython"),
+                   "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     import papermill
     from traitlets.config import Config
 

@@ -115,9 +115,9 @@ def _folder_digest(folder, _state):
 def intact(folder):
     """Whether a folder is finished: its done.json is there and every file has the digest written in it."""
     try:
-        files = json.loads((folder / "done.json").read_text(encoding="utf-8"))["files"]
-        return all(files.digest(folder / name) == wanted for name, wanted in files.items())
-    except (OSError, ValueError, KeyError):
+        sealed = json.loads((folder / "done.json").read_text(encoding="utf-8"))["files"]
+        return all(files.digest(folder / name) == wanted for name, wanted in sealed.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 

@@ -12,7 +12,7 @@ def _one_thread():
 
 
 @pytest.fixture(autouse=True)
-def outputs(tmp_path, monkeypatch):
+def store(tmp_path, monkeypatch):
     """The outputs folder of this test alone, so that no test reads or spoils a person's runs."""
     folder = tmp_path / "outputs"
     monkeypatch.setenv("FEDLIB_OUTPUTS", str(folder))

@@ -245,8 +245,8 @@ def test_paths_are_absolute_or_from_home_or_from_the_root(tmp_path, monkeypatch)
     assert config.path("data") == config.ROOT / "data"
 
 
-def test_outputs_follow_the_environment(outputs, monkeypatch):
-    assert config.outputs() == outputs
+def test_outputs_follow_the_environment(store, monkeypatch):
+    assert config.outputs() == store
     monkeypatch.delenv("FEDLIB_OUTPUTS")
     assert config.outputs() == config.ROOT / "outputs"
 

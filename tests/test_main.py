@@ -35,9 +35,9 @@ def test_run_makes_a_run_for_each_seed_and_runs_lists_them(own, capsys):
     assert all(store.key(s) in listed for s in wanted) and len(re.findall(r"\bdone\b", listed)) == 2
 
 
-def test_runs_without_any_says_so(outputs, capsys):
+def test_runs_without_any_says_so(capsys):
     assert __main__.main(["runs"]) == 0
-    assert capsys.readouterr().out == f"no runs in {outputs / 'runs'}\n"
+    assert capsys.readouterr().out == f"no runs in {config.outputs() / 'runs'}\n"
 
 
 WRONG = [
@@ -53,12 +53,12 @@ WRONG = [
 
 
 @pytest.mark.parametrize("arguments, parts", WRONG, ids=[" ".join(a) for a, _ in WRONG])
-def test_what_cannot_be_done_is_one_line_and_exit_code_2(arguments, parts, capsys, outputs):
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(arguments, parts, capsys):
     assert __main__.main(arguments) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith("fedlib: ") and printed.err.count("\n") == 1
     assert [p for p in parts if p not in printed.err] == [], printed.err
-    assert not outputs.exists()  # nothing was begun
+    assert not config.outputs().exists()  # nothing was begun
 
 
 @pytest.mark.parametrize("line, said", [

@@ -87,14 +87,15 @@ def whole(tmp_path_factory):
         return record(runs.get(tiny_settings(smoke)).folder)
 
 
-def test_a_run_is_made_once_and_then_read(tiny, calls, outputs):
+def test_a_run_is_made_once_and_then_read(tiny, calls):
     first = runs.get(tiny)
-    before = snapshot(outputs)
-    assert runs.get(tiny) == first and snapshot(outputs) == before
+    before = snapshot(config.outputs())
+    assert runs.get(tiny) == first and snapshot(config.outputs()) == before
     assert [len(c) for c in calls.values()] == [1, TUNES, 1, 0]
     assert len(first.rounds()) == ROUNDS and len(first.responses()) == 4
     assert set(first.scores()) == {"rule", "over_refusal", "help", "harmful_prompts", "benign_prompts"}
-    assert first.folder.parent == outputs / "runs" and first.folder.name.endswith(f"seed0-{store.key(tiny)}")
+    assert first.folder.parent == config.outputs() / "runs"
+    assert first.folder.name.endswith(f"seed0-{store.key(tiny)}")
     assert (record(first.folder)[0] - {"rounds.jsonl", "settings.json", "done.json"}
             == {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"})
     assert json.loads((first.folder / "settings.json").read_text())["training"] == tiny.training.model_dump()
@@ -242,7 +243,7 @@ def test_a_new_evaluation_does_not_retrain_and_leaves_the_run_as_it_was(tiny, ca
 
 def test_half_an_evaluation_is_made_anew_and_a_spoilt_one_too(tiny, calls, monkeypatch):
     with monkeypatch.context() as patch:
-        stop(patch, store, "_write", 3)  # the run's settings and seal, the evaluation's settings: not its seal
+        stop(patch, store, "_write", 3)  # the run's settings and seal, the evaluation's settings
         with pytest.raises(Killed):
             runs.get(tiny)
     scores = runs.get(tiny).scores()
@@ -347,9 +348,10 @@ print(runs.get(config.Settings.model_validate_json(sys.argv[1])).scores())
 """
 
 
-def test_two_processes_that_want_the_same_run_make_it_once(tiny, tmp_path, outputs, whole):
+def test_two_processes_that_want_the_same_run_make_it_once(tiny, tmp_path, whole):
     given = ["-c", COUNTED, tiny.model_dump_json(), str(tmp_path / "count")]
-    said = [p.communicate()[0] for p in [process(given, outputs), process(given, outputs)]]
+    both = [process(given, config.outputs()) for _ in range(2)]
+    said = [p.communicate()[0] for p in both]
     assert said[0] == said[1] and said[0].startswith("{'rule'"), said
     assert (tmp_path / "count").read_text() == "executed\n"
     assert record(store.run_folder(tiny)) == whole and store.there(tiny)
