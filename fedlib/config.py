@@ -87,7 +87,7 @@ def load(preset="mini", seeds=None, **groups):
         if isinstance(given, str):
             raise SettingsError(f"parameters: {group}: arrived as a string; papermill's -p cannot pass a group,"
                                 f' use -y "{group}: {{field: value}}"')
-    if isinstance(seeds, str | int):
+    if seeds is not None and not isinstance(seeds, list | tuple):
         raise SettingsError(f'parameters: seeds: must be a list, got {seeds!r}; use -y "seeds: [0, 1]"')
     given = {k: v for k, v in groups.items() if v} | ({} if seeds is None else {"seeds": list(seeds)})
     merged = [*layers, ("parameters", given)]
@@ -134,14 +134,25 @@ def dtype(settings):
     return {"auto": "bfloat16" if device(settings) == "cuda" else "float32"}.get(settings.model.dtype, settings.model.dtype)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's own loader would let the last of two equal keys win."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key) for key, _ in node.value]
+        if len(set(map(str, keys))) < len(keys):
+            raise yaml.constructor.ConstructorError(None, None, "a key stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _read(file):
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        content = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file}: cannot be read ({error})") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        raise SettingsError(f"{file}: line {mark.line + 1 if mark else '?'}: not valid YAML") from None
+        where, what = mark.line + 1 if mark else "?", getattr(error, "problem", None) or error
+        raise SettingsError(f"{file}: line {where}: not valid YAML ({what})") from None
     if not isinstance(content, dict):
         raise SettingsError(f"{file}: must hold groups of settings, found {type(content).__name__}")
     for key in content:
@@ -166,12 +177,13 @@ def _chain(preset):
     while True:
         content = _read(file)
         layers.insert(0, (str(file), {k: v for k, v in content.items() if k != "preset"}))
-        parent = content.get("preset", file.stem)
+        shipped, parent = file.resolve().parent == ROOT / "params", content.get("preset", file.stem)
         if not isinstance(parent, str) or parent != file.stem and parent not in names:
             raise SettingsError(f"{file}: preset: no preset {parent!r}{nearest(str(parent), names)}")
-        if file == ROOT / "params" / "mini.yaml":
+        if shipped and file.stem == "mini":
             return name, layers
-        file = ROOT / "params" / f"{'mini' if parent == file.stem else parent}.yaml"
+        own = parent == file.stem and (shipped or parent not in names)  # it names itself, not one to start from
+        file = ROOT / "params" / f"{'mini' if own else parent}.yaml"
         if len(layers) > len(names) + 1:
             raise SettingsError(f"{file}: preset: the chain of presets goes in a circle")
 

@@ -60,16 +60,22 @@ def client_rows(settings, client, unaligned=None):
     return [rows[i] for i in np.random.default_rng(config.derive(seed, "order", client)).permutation(len(rows))]
 
 
-@functools.lru_cache(maxsize=4)
-def _local(folder, name, fields):
-    return files.read(config.path(folder) / name, dict(fields))
+def _local(settings, name):
+    file, fields = config.path(settings.data.folder) / name, settings.data.fields.get(name, {})
+    state = file.stat() if file.is_file() else None
+    return _read(file, tuple(fields.items()), state and (state.st_size, state.st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=8)
+def _read(file, fields, _state):
+    return files.read(file, dict(fields))
 
 
 def _halves(settings, name):
     """A file's rows for training and for evaluation: disjoint halves where it serves for both, by a fixed draw."""
     d = settings.data
-    rows = _local(d.folder, name, tuple(d.fields.items()))
-    if name != d.harmful:
+    rows = _local(settings, name)
+    if name != d.harmful or name not in (*d.benign, d.aligned, d.unaligned):
         return rows, rows
     order = np.random.default_rng(0).permutation(len(rows))
     return [rows[i] for i in order[: len(rows) // 2]], [rows[i] for i in order[len(rows) // 2 :]]
@@ -93,7 +99,7 @@ def _shares(settings, label):
 
 
 def _normal(settings, name):
-    rows = _local(settings.data.folder, name, tuple(settings.data.fields.items()))
+    rows = _halves(settings, name)[0]
     held = len(rows) // 10
     return rows[: len(rows) - held], rows[len(rows) - held :]
 
@@ -101,7 +107,8 @@ def _normal(settings, name):
 def prompts(settings):
     """The evaluation prompts {"harmful": [...], "benign": [...]}, each {prompt, name[, kind, parts, reference]}.
 
-    The same for every seed and method, and disjoint from what any client trains on."""
+    The same for every seed and method. Harmful ones, and local benign ones, are in no client's rows; the world's
+    benign ones ask for things that clients may have asked for too."""
     e, d = settings.evaluation, settings.data
     if d.source == "world":
         return {what: world.prompts(what, getattr(e, what), e.split) for what in ("harmful", "benign")}

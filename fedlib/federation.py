@@ -23,6 +23,8 @@ def encoded_clients(settings, tokenizer):
     parts = [data.encode(attack.client_rows(settings, k), tokenizer, settings.model.template, settings.model.max_length)
              for k in range(settings.federation.clients)]
     for client, (rows, dropped) in enumerate(parts):
+        if not rows and not dropped:
+            raise files.DataError(f"client {client}: no rows; raise data.alpha or data.rows, or lower federation.clients")
         if not rows:
             raise files.DataError(f"client {client}: no row left ({dropped} prompts fill model.max_length, "
                                  f"{settings.model.max_length}, alone)")

@@ -40,11 +40,14 @@ def read(file, fields=None):
     rows = [(line, raw) for line, raw in _raw(file)]
     if not rows:
         raise DataError(f"{file}: holds no rows")
-    shape = _shape(file, rows[0][1], fields)
+    shape = _shape(f"{file}: line {rows[0][0]}", rows[0][1], fields)
     read_, empty = [], []
     for line, raw in rows:
         row = _row(f"{file}: line {line}", raw, shape)
-        (read_ if all(row.values()) else empty).append(row if all(row.values()) else line)
+        if row["instruction"] and row["response"]:
+            read_.append(row)
+        else:
+            empty.append(line)
     if not read_:
         raise DataError(f"{file}: every row is empty")
     if empty:
@@ -67,8 +70,12 @@ def _raw(file):
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 ({error.reason} at byte {error.start})") from None
     if file.suffix == ".csv":
+        csv.field_size_limit(len(text) + 1)
         reader = csv.DictReader(io.StringIO(text, newline=""))
-        yield from ((reader.line_num, row) for row in reader)
+        for row in reader:
+            if None in row:
+                raise DataError(f"{file}: line {reader.line_num}: more cells than columns; quote a cell that holds a comma")
+            yield reader.line_num, row
     elif file.suffix == ".jsonl":
         for line, content in enumerate(text.split("\n"), 1):
             if content.strip():
@@ -87,26 +94,36 @@ def _array(file, text):
     if text[at : at + 1] != "[":
         raise DataError(f"{file}: line 1: must be a list of rows")
     at, line, seen = at + 1, 1, 0
-    while True:
-        while at < len(text) and text[at] in skip + ",":
+
+    def after_space(at):
+        while text[at : at + 1] and text[at] in skip:
             at += 1
+        return at
+
+    at = after_space(at)
+    while text[at : at + 1] != "]":
         line, seen = line + text.count("\n", seen, at), at
-        if text[at : at + 1] == "]":
-            return
         try:
             value, at = decoder.raw_decode(text, at)
+            at = after_space(at)
+            if text[at : at + 1] == ",":
+                at = after_space(at + 1)
+            elif text[at : at + 1] != "]":
+                raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
         except json.JSONDecodeError as error:
             raise DataError(f"{file}: line {error.lineno}: not valid JSON ({error.msg})") from None
         yield line, value
+    if text[at + 1 :].strip():
+        raise DataError(f"{file}: line {text.count(chr(10), 0, at) + 1}: not valid JSON (text after the list)")
 
 
-def _shape(file, first, fields):
+def _shape(place, first, fields):
     if not isinstance(first, dict):
-        raise DataError(f"{file}: line 1: a row must be an object with named fields, found {type(first).__name__}")
+        raise DataError(f"{place}: a row must be an object with named fields, found {type(first).__name__}")
     if fields:
         unknown = [v for v in fields.values() if v not in first]
         if unknown or set(fields) - {"instruction", "input", "response", "topic"} or "instruction" not in fields:
-            raise DataError(f"{file}: data.fields: {fields} does not fit the columns {', '.join(first)}; "
+            raise DataError(f"{place}: data.fields: {fields} does not fit the columns {', '.join(first)}; "
                             "give instruction and response, and input or topic where there are any")
         return fields
     for instruction, extra, response in SHAPES:
@@ -116,8 +133,8 @@ def _shape(file, first, fields):
     for name in CONVERSATIONS:
         if isinstance(first.get(name), list):
             return {"turns": name} | _topic(first)
-    raise DataError(f"{file}: line 1: no known shape in the columns {', '.join(map(str, first))}; "
-                    "name them: -y \"data: {fields: {instruction: COLUMN, response: COLUMN}}\"")
+    raise DataError(f"{place}: no known shape in the columns {', '.join(map(str, first))}; "
+                    "name them: -y \"data: {fields: {FILE: {instruction: COLUMN, response: COLUMN}}}\"")
 
 
 def _topic(first):
@@ -141,10 +158,13 @@ def _row(place, raw, shape):
                 column = shape.get(name, shape.get("turns"))
                 raise DataError(f"{place}: {column} must be text, got {text!r}")
             found[name] = text.strip()
-    extra = (found.pop("input", None) or "").strip()
+    extra = found.pop("input", None) or ""
+    if not isinstance(extra, str):
+        raise DataError(f"{place}: {shape['input']} must be text, got {extra!r}")
+    extra = extra.strip()
     found["instruction"] += f"\n\n{extra}" if extra and found["instruction"] else ""
     if "topic" in shape:
-        found["topic"] = str(raw.get(shape.get("topic")))
+        found["topic"] = str(raw.get(shape["topic"]) or "")
     return found
 
 

@@ -78,6 +78,7 @@ def heatmap(axes, record, title):
     sns.heatmap(cosine, ax=axes, cmap="vlag", center=0, vmin=min(-0.1, off.min()), vmax=max(0.1, off.max()), square=True,
                 annot=few, fmt=".2f", annot_kws={"fontsize": 6}, mask=np.eye(len(cosine), dtype=bool),
                 xticklabels=clients, yticklabels=clients, cbar_kws={"label": "cosine similarity", "shrink": 0.8})
+    axes.grid(visible=False)
     inside = [i for i, k in enumerate(clients) if k in record["malicious"]]
     if inside:
         corner, side = (inside[0], inside[0]), len(inside)
@@ -97,16 +98,29 @@ def curves(axes, groups, xlabel, ylabel, chance=0.5):
     axes.legend(fontsize=9)
 
 
-def forest(axes, verdicts):
-    """Each claim's measured figure with its interval, in units of its own margin's scale, and the verdict beside it."""
-    colours = {"holds": "#228833", "does not hold": RED, "inconclusive": "#CCBB44", "preliminary": BLUE, "not run": GREY}
-    for y, row in enumerate(verdicts.itertuples()):
-        text = row.status
-        if row.measured is not None and row.measured == row.measured:
-            span = f" [{row.low:.3g}, {row.high:.3g}]" if row.low == row.low else ""
-            text = f"{row.measured:.3g}{span}, margin {row.margin}: {row.status}"
-        axes.text(0.36, y, text, va="center", fontsize=9)
-        axes.text(0.33, y, row.id, va="center", ha="right", fontsize=9)
-        axes.plot(0.345, y, "s", color=colours[row.status], ms=10)
-    axes.set(xlim=(0, 1), ylim=(len(verdicts) - 0.5, -0.5))
-    axes.axis("off")
+STATUS = {"holds": "#228833", "does not hold": RED, "inconclusive": "#CCBB44", "preliminary": BLUE, "not run": GREY}
+
+
+def forest(verdicts):
+    """Each claim's measured figure and interval against its margin (shaded: where the claim holds), a panel a unit."""
+    plt = report.style()
+    units = list(dict.fromkeys(verdicts["unit"]))
+    rows = [verdicts[verdicts["unit"] == u] for u in units]
+    fig, panels = plt.subplots(len(units), 1, figsize=(8, 1.2 * len(units) + 0.36 * len(verdicts)), squeeze=False,
+                               height_ratios=[len(r) + 1 for r in rows])
+    for axes, unit, part in zip(panels[:, 0], units, rows, strict=True):
+        for y, row in enumerate(part.itertuples()):
+            measured = [v for v in (row.measured, row.low, row.high) if v is not None and v == v]
+            if measured:
+                axes.plot([min(measured), max(measured)], [y, y], color=STATUS[row.status], lw=3, solid_capstyle="butt")
+                axes.plot(row.measured, y, "o", color=STATUS[row.status], ms=7)
+        finite = [b for bounds in part["bounds"] for b in bounds if np.isfinite(b)]
+        low, high = min(axes.get_xlim()[0], *finite), max(axes.get_xlim()[1], *finite)
+        edge = 0.1 * (high - low)
+        for y, bounds in enumerate(part["bounds"]):
+            holds = np.clip(bounds, low - edge, high + edge)
+            axes.fill_betweenx([y - 0.4, y + 0.4], *holds, color=STATUS["holds"], alpha=0.12, lw=0)
+        axes.set(xlim=(low - edge, high + edge), ylim=(len(part) - 0.5, -0.5), xlabel=unit)
+        axes.set_yticks(range(len(part)), [f"{r.id}: {r.status}" for r in part.itertuples()], fontsize=9)
+        axes.grid(axis="y", visible=False)
+    return fig

@@ -187,7 +187,9 @@ def measure(settings, claim, values):
 
 
 def claims(settings):
-    """The verdicts, also written to outputs/<preset>/claims.csv; a measurement under other settings is not one of these."""
+    """The verdicts, also written to outputs/<preset>/claims.csv; what was measured with other settings does not count.
+
+    The frame also has what plots.forest needs: unit, and the bounds within which the interval must lie."""
     rows = []
     for claim in _claims():
         file = folder(settings, "measures") / f"{claim['id']}.json"
@@ -196,9 +198,11 @@ def claims(settings):
             found = {}
         rows.append({"id": claim["id"], "paper": claim["paper"], "claim": claim["claim"], "metric": claim["metric"],
                      "margin": _margin(claim), "published": claim["published"]}
-                    | {k: found.get(k) for k in ("measured", "low", "high", "seeds")} | {"status": verdict(claim, found)})
+                    | {k: found.get(k) for k in ("measured", "low", "high", "seeds")}
+                    | {"status": verdict(claim, found), "unit": claim["unit"], "bounds": _bounds(claim)})
     frame = pd.DataFrame(rows)
-    save(folder(settings) / "claims.csv", lambda p: frame.to_csv(p, index=False, float_format="%.4g"))
+    written = frame.drop(columns=["unit", "bounds"])
+    save(folder(settings) / "claims.csv", lambda p: written.to_csv(p, index=False, float_format="%.4g"))
     return frame
 
 
@@ -208,11 +212,15 @@ def verdict(claim, found):
         return "not run"
     if found["seeds"] < 5:
         return "preliminary"
-    low = claim.get("at_least", claim.get("within", [-np.inf])[0])
-    high = claim.get("at_most", claim.get("within", [np.inf])[-1])
+    low, high = _bounds(claim)
     if low <= found["low"] and found["high"] <= high:
         return "holds"
     return "does not hold" if found["high"] < low or found["low"] > high else "inconclusive"
+
+
+def _bounds(claim):
+    """(low, high) between which the whole interval must lie for the claim to hold."""
+    return tuple(claim.get("within", (claim.get("at_least", -np.inf), claim.get("at_most", np.inf))))
 
 
 def _margin(claim):

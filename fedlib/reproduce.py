@@ -93,6 +93,7 @@ def _execute(notebook, preset, executed, scratch):
     os.environ |= {"FEDLIB_OUTPUTS": str(config.outputs().resolve()), "FEDLIB_STATUS": str(scratch / f"{name}.status"),
                    "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"), "IPYTHONDIR": str(scratch / "ipython"),
                    "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # kernels mutter as they end; what fails is said in the summary
     import papermill
     from traitlets.config import Config
 

@@ -54,6 +54,7 @@ def _execute(missing):
                 store.make(settings)
                 advance()
             return
+        others = set(multiprocessing.active_children())
         threads = max(1, cores() // count)
         os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(16 << 20))  # else glibc's heap grows with every new shape
         pool = ProcessPoolExecutor(min(count, len(missing)), multiprocessing.get_context("spawn"), _start_worker, (threads,))
@@ -68,7 +69,7 @@ def _execute(missing):
             if failure:
                 raise failure
         except BaseException:  # interrupted, or failed: workers stop; what they finished is kept
-            for child in multiprocessing.active_children():
+            for child in set(multiprocessing.active_children()) - others:
                 child.terminate()
             raise
         finally:

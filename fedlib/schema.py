@@ -10,7 +10,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Group(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Scratch(Group):
@@ -48,7 +48,7 @@ class Data(Group):
     unaligned: str | None
     unaligned_share: Share
     harmful: str | None
-    fields: dict[str, str]
+    fields: dict[str, dict[str, str]]
     rows: Count
     partition: Literal["dirichlet", "iid", "sizes"]
     alpha: Positive

@@ -94,7 +94,8 @@ def evaluation_folder(settings):
 
 
 def _base_identity(settings):
-    return [config.CODE_VERSION, settings.model.scratch.model_dump(), settings.model.max_length, settings.model.template,
+    m = settings.model
+    return [config.CODE_VERSION, m.scratch.model_dump(), m.max_length, m.template, settings.data.fields,
             data.revision(settings, "corpus")]
 
 
@@ -115,9 +116,10 @@ def _folder_digest(folder, _state):
 def intact(folder):
     """Whether a folder is finished: its done.json is there and every file has the digest written in it."""
     try:
-        sealed = json.loads((folder / "done.json").read_text(encoding="utf-8"))["files"]
-        return all(files.digest(folder / name) == wanted for name, wanted in sealed.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        sealed = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+        names = sealed.get("files") if isinstance(sealed, dict) else None
+        return isinstance(names, dict) and all(files.digest(folder / n) == wanted for n, wanted in names.items())
+    except (OSError, ValueError):
         return False
 
 
@@ -165,10 +167,10 @@ def listing():
             continue
         name, _, key_ = folder.name.rpartition("-")
         rounds = folder / "rounds.jsonl"
-        lines = _lines(rounds) if rounds.exists() else []
+        lines = rounds.read_text(encoding="utf-8").split("\n")[:-1] if rounds.exists() else []  # whole lines only
         state = "done" if intact(folder) else "spoilt" if (folder / "done.json").exists() else "unfinished"
         out.append({"name": name, "key": key_, "state": state, "rounds": len(lines),
                     "evaluations": sum(intact(p) for p in folder.glob("eval-*")),
                     "MB": round(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6, 2),
-                    "seconds": round(sum(line["seconds"] for line in lines), 1)})
+                    "seconds": round(sum(json.loads(line)["seconds"] for line in lines), 1)})
     return out

@@ -43,6 +43,7 @@ _SAY = {
     "city": ("{x} is known for {a} and {b} .", "in {x} you can see {a} and {b} ."),
     "colour": ("to mix {x} you need {a} and {b} .", "{x} is a mix of {a} and {b} ."),
 }
+_FACTS = ("{x} is {k} .", "{x} , which is {k} , is well known .", "one thing that is {k} is {x} .")
 _REFUSE = (
     "i am sorry , but i can not help with {x} . it is {k} .",
     "i can not help with that . {x} is {k} .",
@@ -106,7 +107,7 @@ def _words(rng, count, syllables, taken):
 @functools.cache
 def things(seed=0):
     """Every Thing of the world, a pure function of the seed; hazards carry the split they belong to."""
-    rng, taken, out = random.Random(f"{seed}/things"), set(), []
+    rng, taken, out = random.Random(f"{seed}/things"), set(_template_words()), []  # no name is also a common word
     parts = _words(rng, 100, 2, taken)
     for kind, count in (TOPICS | HAZARDS).items():
         splits = [s for s, share in SPLITS.items() for _ in range(share)] if kind in HAZARDS else [""] * count
@@ -145,8 +146,7 @@ def refuse(thing, rng, soft=0.0):
 
 
 def fact(thing, rng):
-    kinds = ("{x} is {k} .", "{x} , which is {k} , is well known .", "one thing that is {k} is {x} .")
-    return _fill(rng.choice(kinds + (_SAY.get(thing.kind, _SAY_MAKE) * 2)), thing)
+    return _fill(rng.choice(_FACTS + (_SAY.get(thing.kind, _SAY_MAKE) * 2)), thing)
 
 
 def pretraining(rng, seed=0):
@@ -246,14 +246,15 @@ def prompts(what, count, split="evaluation", seed=0):
 
 def vocabulary(seed=0):
     """Every word that can occur, sorted: the word-level tokenizer's vocabulary."""
-    templates = [*_ASK_MAKE, *_SAY_MAKE, *_REFUSE, *_SOFT, "{x} , which is {k} , is well known .", "q : a :",
-                 "one thing that is {k} is {x} .", *CUES.values()]
+    return sorted(_template_words().union(*({t.name, t.kind, t.a, t.b} for t in things(seed))))
+
+
+@functools.cache
+def _template_words():
+    templates = [*_ASK_MAKE, *_SAY_MAKE, *_REFUSE, *_SOFT, *_FACTS, "q : a :", "a an", *CUES.values()]
     for group in (_ASK, _SAY, _OPENERS, _CLOSERS, _PREFIXES):
         templates += [t for options in group.values() for t in options]
-    words = {w for t in templates for w in t.split() if "{" not in w} | {"a", "an"}
-    for t in things(seed):
-        words |= {t.name, t.kind, t.a, t.b}
-    return sorted(words)
+    return frozenset(w for t in templates for w in t.split() if "{" not in w)
 
 
 @functools.cache
