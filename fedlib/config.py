@@ -146,7 +146,7 @@ class _Loader(yaml.SafeLoader):
 
 def _read(file):
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
+        content = _Loader(file.read_text(encoding="utf-8")).get_single_data() or {}
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file}: cannot be read ({error})") from None
     except yaml.YAMLError as error:

@@ -44,7 +44,7 @@ def read(file, fields=None):
     read_, empty = [], []
     for line, raw in rows:
         row = _row(f"{file}: line {line}", raw, shape)
-        if row["instruction"] and row["response"]:
+        if row["instruction"] and row.get("response", True):
             read_.append(row)
         else:
             empty.append(line)
@@ -113,8 +113,9 @@ def _array(file, text):
         except json.JSONDecodeError as error:
             raise DataError(f"{file}: line {error.lineno}: not valid JSON ({error.msg})") from None
         yield line, value
-    if text[at + 1 :].strip():
-        raise DataError(f"{file}: line {text.count(chr(10), 0, at) + 1}: not valid JSON (text after the list)")
+    end = after_space(at + 1)
+    if end < len(text):
+        raise DataError(f"{file}: line {text.count(chr(10), 0, end) + 1}: not valid JSON (text after the list)")
 
 
 def _shape(place, first, fields):

@@ -236,4 +236,4 @@ def _claims():
 def _identity(settings):
     """What a measurement belongs to: its settings, and through the run's key the code, the data and the model."""
     plain = settings.model_dump(exclude={"seed": True, "evaluation": {"show_responses"}})
-    return config.digest([store.key(settings), plain])
+    return config.digest([store.key(settings.replace(seed=settings.seeds[0])), plain])

@@ -42,7 +42,8 @@ def message(call, *given, **named):
     return str(error.value)
 
 
-WRONG = [  # what load is given, what its one line must hold
+WRONG = [
+    (dict(evaluation={"judges": ["help"]}), ["evaluation.judges", "rule must be among them"]),  # what load is given, what its one line must hold
     (dict(fedration={}), ["parameters: fedration: no such group", "'federation'", "evaluation"]),
     (dict(federation={"roundz": 5}), ["parameters: federation.roundz: no such field", "'rounds'", "sampled"]),
     (dict(model={"scratch": {"hiden": 8}}), ["parameters: model.scratch.hiden: no such field", "'hidden'"]),
@@ -60,7 +61,7 @@ WRONG = [  # what load is given, what its one line must hold
     (dict(federation=[1]), ["parameters: federation", "[1]"]),
     (dict(data={"aligned_share": 1.5}), ["parameters: data.aligned_share", "less than or equal to 1"]),
     (dict(data={"benign": []}), ["parameters: data.benign", "at least 1"]),
-    (dict(data={"fields": {"instruction": 3}}), ["parameters: data.fields.instruction", "string", "3"]),
+    (dict(data={"fields": {"a.csv": {"instruction": 3}}}), ["parameters: data.fields.a.csv.instruction", "string", "3"]),
     (dict(training={"learning_rate": "2e-5"}), ["parameters: training.learning_rate", "write 2.0e-5"]),
     (dict(federation="{rounds: 5}"), ["parameters: federation: arrived as a string", "-p", '-y "federation']),
     (dict(seeds="[0]"), ["parameters: seeds: must be a list", "'[0]'", "-y"]),

@@ -119,7 +119,7 @@ BAD = [  # suffix, text, the bad row's line, what is said about it
     (".json", f"[{GOOD}]\nand more", 2, "not valid JSON"),
     (".json", GOOD, 1, "must be a list of rows"),
     (".json", '[{"a": "q", "b": "a"}]', 1, "no known shape in the columns a, b"),
-    (".csv", "a,b\nq,a\n", 1, "no known shape in the columns a, b"),
+    (".csv", "a,b\nq,a\n", 2, "no known shape in the columns a, b"),
     (".csv", 'goal,target\n"q\nq",a\nq\n', 4, "target must be text, got None"),
     (".csv", "goal,target\nq,a\nq,a, b\n", 3, ""),  # an unquoted comma: the rest must not be lost in silence
     (".csv", "goal,target\nq,a, b\n", 2, ""),

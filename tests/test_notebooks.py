@@ -289,7 +289,6 @@ def quiet(monkeypatch):
 
 @pytest.mark.parametrize("name, changes", [
     ("10_safety_table1", {"seeds": [0, 1], "evaluation": {"judges": ["rule"]}}),
-    ("10_safety_table1", {"evaluation": {"judges": ["help"]}}),
     ("10_safety_table1", {"federation": {"malicious": 0}}),
     ("11_safety_figure3", {"federation": {"malicious": 0}}),
 ], ids=str)

@@ -102,7 +102,7 @@ def test_every_claim_is_whole(claim):
         assert len(bound) == 2 and bound[0] < bound[1]
     else:
         assert isinstance(bound, int | float)
-    unknown = set(claim) - {"id", "paper", "claim", "metric", "published", *MARGINS}
+    unknown = set(claim) - {"id", "paper", "claim", "unit", "metric", "published", *MARGINS}
     assert not unknown, f"nobody reads {unknown}"
 
 
@@ -212,14 +212,6 @@ def test_responses_to_harmful_prompts_are_redacted(smoke, show):
         assert SECRET not in harmful.to_csv() and "bada" not in harmful.to_html()
         assert harmful["response"].iloc[0] == "[redacted: refusal, 5 words]"
         assert harmful["response"].iloc[1] == "[redacted: no refusal, 5 words]"
-
-
-def test_examples_without_the_judge_rule(smoke):
-    """evaluation.judges may be [help] alone: then no mark is there, and it is redacted all the same."""
-    made = run(smoke.replace(evaluation={"judges": ["help"]}))
-    answers = [{k: v for k, v in line.items() if k != "rule"} for line in made.responses()]
-    shown = report.examples(SimpleNamespace(settings=made.settings, responses=lambda: answers))
-    assert SECRET not in shown[shown["set"] == "harmful"].to_csv()
 
 
 @pytest.mark.parametrize("show", [False, True])
