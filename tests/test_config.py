@@ -42,8 +42,8 @@ def message(call, *given, **named):
     return str(error.value)
 
 
-WRONG = [
-    (dict(evaluation={"judges": ["help"]}), ["evaluation.judges", "rule must be among them"]),  # what load is given, what its one line must hold
+WRONG = [  # what load is given, what its one line must hold
+    (dict(evaluation={"judges": ["help"]}), ["evaluation.judges", "rule must be among them"]),
     (dict(fedration={}), ["parameters: fedration: no such group", "'federation'", "evaluation"]),
     (dict(federation={"roundz": 5}), ["parameters: federation.roundz: no such field", "'rounds'", "sampled"]),
     (dict(model={"scratch": {"hiden": 8}}), ["parameters: model.scratch.hiden: no such field", "'hidden'"]),
