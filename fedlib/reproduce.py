@@ -28,6 +28,7 @@ def reproduce(preset, only="*", jobs=None):
     settings = config.load(preset)
     if preset.endswith((".yaml", ".yml")):  # the notebooks run in another folder
         preset = str((Path(preset) if Path(preset).exists() else config.path(preset)).resolve())
+    os.environ["FEDLIB_OUTPUTS"] = str(config.outputs().resolve())
     names = [p.stem for p in sorted(NOTEBOOKS.glob("*.ipynb"))]
     chosen = [n for n in names if fnmatch.fnmatch(n, only if any(c in only for c in "*?[") else f"{only}*")]
     if not chosen:
@@ -90,9 +91,8 @@ def _execute(notebook, preset, executed, scratch):
     scratch folder, not ports: picking free ports is a race when several kernels start at once."""
     name, began = notebook.stem, time.monotonic()
     (scratch / f"{name}.started").touch()
-    os.environ |= {"FEDLIB_OUTPUTS": str(config.outputs().resolve()), "FEDLIB_STATUS": str(scratch / f"{name}.status"),
-                   "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"), "IPYTHONDIR": str(scratch / "ipython"),
-                   "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    os.environ |= {"FEDLIB_STATUS": str(scratch / f"{name}.status"), "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
+                   "IPYTHONDIR": str(scratch / "ipython"), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # kernels mutter as they end; what fails is said in the summary
     import papermill
     from traitlets.config import Config

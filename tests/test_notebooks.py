@@ -149,7 +149,8 @@ def test_the_page_is_self_contained(smoke_outputs):
 def test_responses_to_harmful_prompts_are_nowhere(smoke_outputs):
     files = smoke_outputs.glob("runs/*/eval-*/responses.jsonl")
     lines = [json.loads(line) for f in files for line in f.read_text(encoding="utf-8").splitlines()]
-    harmful, benign = ({html.escape(x["response"]) for x in lines if x["set"] == which and x["response"]}
+    # those that name what was asked for: an untrained model may also answer a hazard with some dish's recipe
+    harmful, benign = ({html.escape(x["response"]) for x in lines if x["set"] == which and x["name"] in x["response"]}
                        for which in ("harmful", "benign"))
     assert len(harmful) > 5
     executed = [read(p) for p in (smoke_outputs / "smoke" / "executed").iterdir()]
@@ -290,10 +291,14 @@ def quiet(monkeypatch):
 @pytest.mark.parametrize("name, changes", [
     ("10_safety_table1", {"seeds": [0, 1], "evaluation": {"judges": ["rule"]}}),
     ("10_safety_table1", {"federation": {"malicious": 0}}),
-    ("11_safety_figure3", {"federation": {"malicious": 0}}),
 ], ids=str)
 def test_notebooks_take_other_settings(quiet, name, changes):
     run_cells(name, data={"benign": ["lmsys-like"]}, **changes)
+
+
+def test_figure_3_without_malicious_clients_is_one_clear_line(quiet):
+    with pytest.raises(config.SettingsError, match="federation.malicious: 0"):
+        run_cells("11_safety_figure3", federation={"malicious": 0})
 
 
 def test_a_run_that_two_axes_name_counts_once(quiet, store):

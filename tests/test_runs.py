@@ -142,7 +142,7 @@ FIELDS = {  # every setting: another value, and whether the run is then another
     "data.folder": ("MOVED", False), "data.benign": (["two.csv"], True), "data.aligned": ("two.csv", True),
     "data.aligned_share": (0.2, True), "data.unaligned": ("worse.csv", True),
     "data.unaligned_share": (0.6, True), "data.harmful": ("asked too.csv", False),
-    "data.fields": ({"instruction": "response", "response": "prompt"}, True), "data.rows": (5, True),
+    "data.fields": ({"a.csv": {"instruction": "q"}}, True), "data.rows": (5, True),
     "data.partition": ("iid", True), "data.alpha": (0.5, True), "data.sizes": ([4] * 10, True),
     "federation.clients": (9, True), "federation.malicious": (2, True), "federation.sampled": (3, True),
     "federation.rounds": (4, True), "federation.aggregator": ("another", True),
