@@ -152,7 +152,7 @@ def test_responses_to_harmful_prompts_are_nowhere(smoke_outputs):
     # those that name what was asked for: an untrained model may also answer a hazard with some dish's recipe
     harmful, benign = ({html.escape(x["response"]) for x in lines if x["set"] == which and x["name"] in x["response"]}
                        for which in ("harmful", "benign"))
-    assert len(harmful) > 5
+    assert harmful
     executed = [read(p) for p in (smoke_outputs / "smoke" / "executed").iterdir()]
     outputs = [o for notebook in executed for c in code_cells(notebook) for o in c["outputs"]]
     in_notebooks = "".join("".join(o.get("data", {}).get("text/html", "")) for o in outputs)
