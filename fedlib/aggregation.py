@@ -1,35 +1,275 @@
-"""The server's rules: clients' updates in, one update and each client's weight out. Pure functions of a matrix."""
+"""The server's rules: clients' updates in, one update and each client's weight out. Pure functions of a matrix.
+
+Updates are [K, D]. Rules that sort or regress each coordinate take the coordinates in blocks, so that extra memory stays
+far below one copy of the input. variant "paper" is the original paper's rule, "published" that of FedLLM-Attack, the
+safety paper's release, where it differs. Weights are for reporting, normalised to sum 1.
+"""
+
+import functools
+import math
 
 import torch
 
+VARIANTS = ("paper", "published")
+BLOCK = 1 << 21  # values at a time
 
-def fedavg(updates, *, sizes):
+
+def fedavg(updates, *, sizes, **_):
     """The mean weighted by sizes (McMahan et al. 2017): sum_k n_k u_k / sum_k n_k."""
     weights = sizes / sizes.sum()
     return weights @ updates, weights
 
 
-RULES = {"fedavg": fedavg}
-VARIANTS = ("paper", "published")
+def median(updates, *, variant, **_):
+    """Coordinate-wise median (Yin et al. 2018). Even K: the mean of the middle two; published: the lower of them."""
+    low, high = (len(updates) - 1) // 2, len(updates) // 2
+    if variant == "published" or low == high:
+        return _blockwise(updates, lambda rows: _ordered(rows, [low])[low]), None
+    return _blockwise(updates, lambda rows: _midpoint(_ordered(rows, [low, high]), low, high)), None
+
+
+def trimmed_mean(updates, *, f, variant, **_):
+    """Coordinate-wise mean without the f largest and the f smallest (Yin et al. 2018); published: always without one."""
+    n, f = len(updates), 1 if variant == "published" else f
+    if 2 * f >= n:
+        raise ValueError(f"trimmed_mean drops f={f} at each end, which leaves none of {n} clients")
+
+    def middle(rows):
+        ordered = _ordered(rows, range(f, n - f))
+        mean = functools.reduce(torch.add, [ordered[i] / (n - 2 * f) for i in range(f, n - f)])
+        return torch.clamp(mean, ordered[f], ordered[n - f - 1])  # rounding must not leave the kept values' range
+
+    return _blockwise(updates, middle), None
+
+
+def krum(updates, *, f, variant, **_):
+    """Krum (Blanchard et al. 2017): the update with the least sum of squared distances to its n-f-2 nearest others.
+
+    Needs 2f+2 < n. published: distances unsquared, n-f-1 others; the mean of that client and those others."""
+    n = len(updates)
+    if variant == "published":
+        near = n - f - 1
+        if near < 1:
+            raise ValueError(f"krum (published) needs f <= n-2, got f={f} for n={n}")
+        distances = squared_distances(updates).sqrt()
+        best = int(_krum_scores(distances, near).argmin())
+        return _mean_of(updates, distances[best].argsort(stable=True)[: near + 1])
+    _check_krum(f, n)
+    return _mean_of(updates, _krum_scores(squared_distances(updates), n - f - 2).argmin().view(1))
+
+
+def multi_krum(updates, *, f, **_):
+    """Multi-Krum (Blanchard et al. 2017): the plain mean of the m = n-f updates with the lowest Krum scores."""
+    n = len(updates)
+    _check_krum(f, n)
+    scores = _krum_scores(squared_distances(updates), n - f - 2)
+    return _mean_of(updates, scores.argsort(stable=True)[: n - f])
+
+
+def dnc(updates, *, f, generator, niters=1, c=1.0, b=10_000, **_):
+    """Divide and conquer (Shejwalkar and Houmansadr 2021): niters times, centre b random coordinates, project on their
+    first right singular vector, drop the c*f with the largest squared projections; the mean of those never dropped."""
+    n, dim = updates.shape
+    drop = round(c * f)
+    if drop >= n:
+        raise ValueError(f"dnc drops c*f={drop} clients, which leaves none of {n}")
+    generator = generator or torch.Generator().manual_seed(0)
+    kept = torch.ones(n, dtype=torch.bool, device=updates.device)
+    for _ in range(niters):
+        chosen = torch.randint(dim, (b,), generator=generator).unique() if dim > 4 * b else torch.randperm(
+            dim, generator=generator)[:b]
+        part = updates[:, chosen.to(updates.device)].double()
+        part = part / part.abs().max().clamp(min=1e-300)  # a huge outlier must not overflow its own square
+        part = part - part.mean(dim=0)
+        direction = torch.linalg.svd(part, full_matrices=False).Vh[0]
+        kept[(part @ direction).square().argsort(descending=True, stable=True)[:drop]] = False
+    if not kept.any():
+        raise ValueError(f"dnc: every client was dropped in one of {niters} iterations; lower f, c or niters")
+    return _mean_of(updates, kept.nonzero().flatten())
+
+
+def foolsgold(updates, *, history, variant, **_):
+    """FoolsGold (Fung et al. 2020): clients whose summed updates point the same way get less weight.
+
+    Cosines of `history` (published, or without one: of this round), pardoning, rescaling, logit; the sum weighted so,
+    published: divided by the number of weights above 0. Clients all alike would all get 0: they count equally. Only
+    directions matter here, so a single huge update is not held back."""
+    seen = updates if history is None or variant == "published" else history
+    gram = _gram(seen)
+    norms = gram.diagonal().sqrt().clamp(min=1e-150)
+    cosine = (gram / norms[:, None] / norms).clamp(-1, 1).fill_diagonal_(0)
+    top = cosine.max(dim=1).values
+    pardon = torch.where(top[:, None] < top, top[:, None] / top.clamp(min=1e-150), 1.0)
+    trust = (1 - (cosine * pardon).max(dim=1).values).clamp(0, 1)
+    if trust.max() < 1e-9:
+        weights = torch.ones_like(trust)
+    else:
+        weights = (torch.logit((trust / trust.max()).clamp(max=0.99)) + 0.5).clamp(0, 1)
+    total = weights.to(updates) @ updates
+    if variant == "published":
+        total = total / (weights > 0).sum()
+    return total, (weights / weights.sum()).to(updates)
+
+
+def residual(updates, *, variant, threshold=None, strength=2.0, **_):
+    """Residual-based reweighting (Fu et al. 2019): per coordinate a repeated-median line through the sorted values, each
+    value's confidence from its residual scaled by leverage; values under the threshold are put on the line.
+
+    A client's weight: the sum of its confidences times their deviation over clients, relative to the largest, squared.
+    threshold: 0.1 as the authors' code, published 0.05; strength: their lambda. Up to 3 clients: a plain mean."""
+    if threshold is None:
+        threshold = 0.05 if variant == "published" else 0.1
+    n = len(updates)
+    if n <= 3:
+        return _mean_of(updates, torch.arange(n))
+    rank = torch.arange(n, dtype=updates.dtype, device=updates.device)[:, None]
+    centred = rank - (n - 1) / 2
+    reach = strength * math.sqrt(2 / n) * (1 - 1 / n - centred.square() / centred.square().sum()).sqrt()
+    total, fixed = torch.zeros(n, dtype=torch.float64, device=updates.device), torch.empty_like(updates)
+    step = max(1, BLOCK // n // n)
+    for start in range(0, updates.shape[1], step):
+        y, client = updates[:, start : start + step].sort(dim=0, stable=True)
+        line = _repeated_median_slope(y, rank) * centred + _midpoint(y, (n - 1) // 2, n // 2)
+        distance = (y - line).abs()
+        ordered = _ordered(distance, [n // 2, (n + 1) // 2])  # the median of all but the smallest
+        scale = 1.4826 * (1 + 5 / (n - 1)) * _midpoint(ordered, n // 2, (n + 1) // 2) + 1e-7
+        confidence = (reach * (scale / distance.clamp(min=1e-30))).clamp(max=1)
+        total.index_add_(0, torch.arange(n, device=updates.device), torch.zeros_like(confidence).scatter_(
+            0, client, confidence * confidence.std(dim=0)).sum(dim=1, dtype=torch.float64))
+        fixed[:, start : start + step].scatter_(0, client, torch.where(confidence >= threshold, y, line))
+    weights = (total / total.max()).square() if total.max() > 0 else torch.ones_like(total)
+    weights = (weights / weights.sum()).to(updates)
+    return weights @ fixed, weights
+
+
+RULES = {"fedavg": fedavg, "median": median, "trimmed_mean": trimmed_mean, "krum": krum, "multi_krum": multi_krum,
+         "dnc": dnc, "foolsgold": foolsgold, "residual": residual}
+OPTIONS = {"dnc": {"niters", "c", "b"}, "residual": {"threshold", "strength"}}
 
 
 def aggregate(name, updates, *, sizes=None, f=0, history=None, generator=None, variant="paper", **options):
     """Aggregate updates [K, D] (floating point) to (update [D], weights [K] summing to 1, or None).
 
-    sizes [K]: clients' data sizes, equal if None. f, history, generator and variant serve the rules that need them.
-    Never changes its inputs. ValueError for an unknown name, a wrong shape, or NaN or Inf, naming the client."""
-    if name not in RULES:
-        raise ValueError(f"aggregator {name!r} is unknown; known: {', '.join(RULES)}")
-    if variant not in VARIANTS:
-        raise ValueError(f"variant {variant!r} is unknown; known: {', '.join(VARIANTS)}")
-    if not torch.is_tensor(updates) or updates.ndim != 2 or not updates.is_floating_point() or 0 in updates.shape:
-        raise ValueError(f"updates must be a floating-point tensor [K, D], got {getattr(updates, 'shape', type(updates))}")
-    finite = updates.isfinite().all(dim=1)
-    if not finite.all():
-        raise ValueError(f"update of client {int((~finite).nonzero()[0])} holds NaN or Inf")
-    work = updates if updates.dtype in (torch.float32, torch.float64) else updates.float()
-    sizes = torch.ones(len(updates)) if sizes is None else torch.as_tensor(sizes)
-    if sizes.shape != (len(updates),) or not (sizes.isfinite().all() and (sizes > 0).all()):
-        raise ValueError(f"sizes must be {len(updates)} positive numbers, got {sizes.tolist()}")
-    update, weights = RULES[name](work, sizes=sizes.to(work), **options)
+    sizes [K]: clients' data sizes, equal if None (fedavg). f: expected malicious clients. history [K, D]: each client's
+    summed updates with this round's (foolsgold). generator: dnc's coordinates, fixed if None. Never changes its inputs.
+    ValueError for an unknown name, variant or option, a wrong shape, NaN or Inf, or an f out of the rule's range."""
+    for what, given, known in (("aggregator", name, RULES), ("variant", variant, VARIANTS)):
+        if given not in known:
+            raise ValueError(f"{what} {given!r} is unknown; known: {', '.join(known)}")
+    unknown = set(options) - OPTIONS.get(name, set())
+    if unknown:
+        known = ", ".join(sorted(OPTIONS.get(name, ()))) or "none"
+        raise ValueError(f"{name} has no option {min(unknown)!r}; it has: {known}")
+    work = _checked("updates", updates)
+    n = len(work)
+    if not isinstance(f, int) or isinstance(f, bool) or not 0 <= f < n:
+        raise ValueError(f"f must be a whole number from 0 to {n - 1}, got {f!r}")
+    sizes = torch.ones(n) if sizes is None else torch.as_tensor(sizes)
+    if sizes.shape != (n,) or not (sizes.isfinite().all() and (sizes > 0).all()):
+        raise ValueError(f"sizes must be {n} positive numbers, got {sizes.tolist()}")
+    if history is not None and history.shape != updates.shape:
+        raise ValueError(f"history must have the updates' shape {tuple(updates.shape)}, got {tuple(history.shape)}")
+    update, weights = RULES[name](work, sizes=sizes.to(work), f=f, generator=generator, variant=variant,
+                                  history=None if history is None else _checked("history", history), **options)
     return update.to(updates.dtype), weights
+
+
+def _checked(what, matrix):
+    """The matrix in float32 or wider; ValueError names the client whose row is not finite."""
+    if not torch.is_tensor(matrix) or matrix.ndim != 2 or not matrix.is_floating_point() or 0 in matrix.shape:
+        raise ValueError(f"{what} must be a floating-point tensor [K, D], got {getattr(matrix, 'shape', type(matrix))}")
+    broken = ~torch.stack([row.isfinite().all() for row in matrix])
+    if broken.any():
+        raise ValueError(f"{what} of client {int(broken.nonzero()[0])} holds NaN or Inf")
+    return matrix if matrix.dtype in (torch.float32, torch.float64) else matrix.float()
+
+
+def _blockwise(updates, rule):
+    """rule applied to blocks of coordinates [K, B] -> [B], so that what it needs stays small."""
+    step = max(1, BLOCK // len(updates))
+    return torch.cat([rule(updates[:, i : i + step]) for i in range(0, updates.shape[1], step)])
+
+
+@functools.cache
+def _network(n, wanted):
+    """Batcher's merge exchange for n values (Knuth, TAOCP 3, 5.2.2 M) as (i, j) compare-exchanges, less those that do
+    not bear on the wanted ranks: exact whatever the values, and all additions of a block at once."""
+    pairs, t = [], max(1, math.ceil(math.log2(n))) if n > 1 else 0
+    p = 1 << (t - 1) if t else 0
+    while p:
+        q, r, d = 1 << (t - 1), 0, p
+        while True:
+            pairs += [(i, i + d) for i in range(n - d) if i & p == r]
+            if q == p:
+                break
+            d, q, r = q - p, q >> 1, p
+        p >>= 1
+    needed, kept = set(wanted), []
+    for i, j in reversed(pairs):
+        if i in needed or j in needed:
+            kept.append((i, j, i in needed, j in needed))
+            needed |= {i, j}
+    return kept[::-1]
+
+
+def _ordered(rows, ranks):
+    """{rank: values [..]}: the wanted order statistics over the first dimension of rows [n, ..]."""
+    ranks, values = tuple(ranks), list(rows)
+    for i, j, low, high in _network(len(values), ranks):
+        a, b = values[i], values[j]
+        if low:
+            values[i] = torch.minimum(a, b)
+        if high:
+            values[j] = torch.maximum(a, b)
+    return {rank: values[rank] for rank in ranks}
+
+
+def _midpoint(ordered, low, high):
+    return ordered[low] if low == high else ordered[low] / 2 + ordered[high] / 2
+
+
+def _repeated_median_slope(y, rank):
+    """Siegel's repeated median: the median over i of the median over j of the slopes between i and j; y [n, B] sorted."""
+    n = len(y)
+    slopes = torch.stack([torch.cat([y[:i] - y[i], y[i + 1 :] - y[i]]) / torch.cat([rank[:i] - i, rank[i + 1 :] - i])
+                          for i in range(n)], dim=1)  # [n-1, n, B]
+    low, high = (n - 2) // 2, (n - 1) // 2
+    inner = _midpoint(_ordered(slopes, sorted({low, high})), low, high)
+    low, high = (n - 1) // 2, n // 2
+    return _midpoint(_ordered(inner, sorted({low, high})), low, high)
+
+
+def _gram(updates):
+    """Inner products [K, K] in float64, by blocks; shrunk where a float64 update would overflow its own square."""
+    shrink = max(1.0, float(max(row.abs().max() for row in updates)) / 1e100)
+    step = max(1, BLOCK // 4 // len(updates))
+    total = torch.zeros(len(updates), len(updates), dtype=torch.float64, device=updates.device)
+    for i in range(0, updates.shape[1], step):
+        block = updates[:, i : i + step].double() / shrink if shrink > 1 else updates[:, i : i + step].double()
+        total += block @ block.T
+    return total
+
+
+def squared_distances(updates):
+    """Squared Euclidean distances [K, K] between updates [K, D], accumulated in float64."""
+    gram = _gram(updates)
+    return (gram.diagonal()[:, None] + gram.diagonal() - 2 * gram).clamp(min=0).fill_diagonal_(0)
+
+
+def _krum_scores(distances, near):
+    """Each client's sum of distances to its `near` nearest others [K]."""
+    others = distances.clone().fill_diagonal_(math.inf)
+    return others.sort(dim=1).values[:, :near].sum(dim=1)
+
+
+def _check_krum(f, n):
+    if 2 * f + 2 >= n:
+        raise ValueError(f"krum needs 2f+2 < n, got f={f} for n={n}: f at most {(n - 3) // 2}" if n >= 3 else
+                         f"krum needs 2f+2 < n, got f={f} for n={n}: at least 3 clients")
+
+
+def _mean_of(updates, chosen):
+    """(the chosen clients' plain mean, their equal weights)."""
+    weights = torch.zeros(len(updates), dtype=updates.dtype, device=updates.device)
+    weights[chosen.to(updates.device)] = 1 / len(chosen)
+    return functools.reduce(torch.add, [updates[i] / len(chosen) for i in chosen.tolist()]), weights

@@ -18,6 +18,21 @@ def sample(settings, round_):
     return sorted(rng.choice(f.clients, f.sampled, replace=False).tolist())
 
 
+def expected_malicious(settings):
+    """The f that robust rules are told: round(sampled * malicious share), as the safety paper's release does."""
+    f = settings.federation
+    return round(f.sampled * f.malicious / f.clients)
+
+
+def _check_rule(settings):
+    """Ask the rule about so many updates before any client trains: krum, say, needs more than three."""
+    f = settings.federation
+    try:
+        aggregation.aggregate(f.aggregator, torch.eye(f.sampled), f=expected_malicious(settings), variant=f.variant)
+    except ValueError as error:
+        raise config.SettingsError(f"federation.aggregator: with federation.sampled: {f.sampled}: {error}") from None
+
+
 def encoded_clients(settings, tokenizer):
     """Every client's rows, encoded, and how many were dropped because no response was left (paper S: truncation)."""
     parts = [data.encode(attack.client_rows(settings, k), tokenizer, settings.model.template, settings.model.max_length)
@@ -40,11 +55,13 @@ def client_update(tuned, global_, rows, settings, round_, client):
 
 def execute(settings, folder):
     """Run the federation into folder: rounds.jsonl, adapter/ and, between rounds, what a resume needs."""
+    _check_rule(settings)
     base, tokenizer = model.load(settings)
     tuned = model.attach_lora(base, settings)
     clients, dropped = encoded_clients(settings, tokenizer)
     sizes = [len(rows) for rows in clients]
-    global_, start = _resume(folder, model.get_vector(tuned))
+    expected = expected_malicious(settings)
+    global_, history, start = _resume(folder, model.get_vector(tuned), settings)
     for round_ in range(start, settings.federation.rounds):
         began, updates, losses, tokens = time.perf_counter(), [], {}, 0
         sampled = sample(settings, round_)
@@ -53,10 +70,14 @@ def execute(settings, folder):
             updates.append(update)
             tokens += seen
         updates = torch.stack(updates)
+        if history is not None:
+            history[sampled] += updates
+        generator = torch.Generator().manual_seed(config.derive(settings.seed, "aggregate", round_))
         step, weights = aggregation.aggregate(
-            settings.federation.aggregator, updates, sizes=[sizes[k] for k in sampled])
+            settings.federation.aggregator, updates, sizes=[sizes[k] for k in sampled], f=expected, generator=generator,
+            history=None if history is None else history[sampled], variant=settings.federation.variant)
         global_ = global_ + step
-        _record(folder, global_, {
+        _record(folder, global_, history, {
             "round": round_, "sampled": sampled, "malicious": [k for k in sampled if k in attack.malicious(settings)],
             "learning_rate": training.learning_rate(settings, round_),
             "losses": {k: _short(v) for k, v in losses.items()},
@@ -73,31 +94,38 @@ def _short(values):
     return [round(v, 5) for v in values]
 
 
-def _record(folder, global_, line):
+def _record(folder, global_, history, line):
     """A finished round: its line, then atomically the adapter it led to. A line without its adapter is dropped on resume."""
     with open(folder / "rounds.jsonl", "a", encoding="utf-8") as f:
         f.write(json.dumps(line) + "\n")
     partial = folder / "checkpoint.partial"
-    save_file({"global": global_.cpu()}, partial, metadata={"rounds": str(line["round"] + 1)})
+    state = {"global": global_.cpu()} | ({} if history is None else {"history": history.cpu()})
+    save_file(state, partial, metadata={"rounds": str(line["round"] + 1)})
     os.replace(partial, folder / "checkpoint.safetensors")
 
 
-def _resume(folder, initial):
-    """(global adapter, first round to run): from the checkpoint where there is one, else from the start."""
+def _resume(folder, initial, settings):
+    """(global adapter, each client's summed updates, first round to run), from the checkpoint where there is one.
+
+    Only FoolsGold as its paper has it looks at the sums; elsewhere they are None and cost nothing."""
     from safetensors import safe_open
 
     rounds, checkpoint = folder / "rounds.jsonl", folder / "checkpoint.safetensors"
     lines = rounds.read_text(encoding="utf-8").splitlines(keepends=True) if rounds.exists() else []
-    done = 0
+    done, history = 0, None
+    if (settings.federation.aggregator, settings.federation.variant) == ("foolsgold", "paper"):
+        history = torch.zeros(settings.federation.clients, len(initial), device=initial.device)
     if checkpoint.exists():
         with safe_open(checkpoint, "pt") as f:
             done = int(f.metadata()["rounds"])
         if len(lines) >= done:
-            initial = load_file(checkpoint)["global"].to(initial)
+            state = load_file(checkpoint)
+            initial = state["global"].to(initial)
+            history = None if history is None else state["history"].to(initial)
         else:
             done = 0
     if len(lines) != done:
         partial = folder / "rounds.partial"
         partial.write_text("".join(lines[:done]), encoding="utf-8")
         os.replace(partial, rounds)
-    return initial, done
+    return initial, history, done

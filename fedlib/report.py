@@ -13,7 +13,10 @@ from fedlib import config, store
 
 PUBLISHED = Path(__file__).parent / "published"
 # Each method's label and colour, everywhere.
-METHODS = {"no attack": ("FedAvg (No Attack)", "#4477AA"), "fedavg": ("FedAvg", "#CC3311")}
+METHODS = {"no attack": ("FedAvg (No Attack)", "#4477AA"), "fedavg": ("FedAvg", "#CC3311"),
+           "median": ("Median", "#EE7733"), "trimmed_mean": ("TrimmedMean", "#009988"), "krum": ("Krum", "#AA3377"),
+           "multi_krum": ("Multi-Krum", "#882255"), "dnc": ("DnC", "#33BBEE"), "foolsgold": ("FoolsGold", "#DDAA33"),
+           "residual": ("Residual", "#777777")}
 # What each of the world's datasets stands beside in the paper's tables.
 STANDS_FOR = {"lmsys-like": "LMSYS-Chat", "wild-like": "WildChat"}
 

@@ -60,7 +60,8 @@ class Federation(Group):
     malicious: Annotated[int, Field(ge=0)]
     sampled: Count
     rounds: Count
-    aggregator: Literal["fedavg"]
+    aggregator: Literal["fedavg", "median", "trimmed_mean", "krum", "multi_krum", "dnc", "foolsgold", "residual"]
+    variant: Literal["paper", "published"]
 
 
 class Training(Group):

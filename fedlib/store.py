@@ -81,6 +81,8 @@ def key(settings):
     for name in ("device", "revision", "scratch"):
         plain["model"].pop(name)
     plain["data"].pop("folder"), plain["data"].pop("harmful")
+    if settings.federation.aggregator == "fedavg":
+        plain["federation"].pop("variant")
     if not settings.federation.malicious:  # then nobody is unaligned, whatever the share would have been
         plain["data"].pop("unaligned"), plain["data"].pop("unaligned_share")
     plain["model"] |= {"dtype": config.dtype(settings), "base": _base_revision(settings)}
