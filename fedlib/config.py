@@ -52,6 +52,10 @@ class Settings(schema.Group):
             ((d.partition == "sizes") == (d.sizes is not None), "data.sizes: goes with data.partition: sizes"),
             (d.sizes is None or len(d.sizes) == f.clients,
              f"data.sizes: {len(d.sizes or [])} sizes for federation.clients: {f.clients}"),
+            (d.source == "local" or not (d.folder or d.aligned or d.unaligned or d.harmful or d.fields),
+             "data.source: world leaves folder, aligned, unaligned, harmful and fields unused; say source: local"),
+            (self.model.scratch.hidden % self.model.scratch.heads == 0,
+             f"model.scratch.heads: {self.model.scratch.heads} must divide hidden, {self.model.scratch.hidden}"),
             (d.source == "world" or d.folder is not None,
              "data.folder: data.source is local, so name the folder: -y \"data: {folder: PATH}\""),
         ]
@@ -89,7 +93,7 @@ def load(preset="mini", seeds=None, **groups):
                                 f' use -y "{group}: {{field: value}}"')
     if seeds is not None and not isinstance(seeds, list | tuple):
         raise SettingsError(f'parameters: seeds: must be a list, got {seeds!r}; use -y "seeds: [0, 1]"')
-    given = {k: v for k, v in groups.items() if v} | ({} if seeds is None else {"seeds": list(seeds)})
+    given = {k: v for k, v in groups.items() if v is not None and v != {}} | ({} if seeds is None else {"seeds": list(seeds)})
     merged = [*layers, ("parameters", given)]
     wanted = [d["seeds"] for _, d in merged if d.get("seeds")][-1]
     seed = wanted[0] if isinstance(wanted, list) else 0
@@ -127,7 +131,10 @@ def has_gpu():
 
 
 def device(settings):
-    return {"auto": "cuda" if has_gpu() else "cpu"}.get(settings.model.device, settings.model.device)
+    wanted = settings.model.device
+    if wanted == "cuda" and not has_gpu():
+        raise SettingsError("model.device: cuda: no CUDA device is visible here; use auto or cpu")
+    return ("cuda" if has_gpu() else "cpu") if wanted == "auto" else wanted
 
 
 def dtype(settings):
@@ -172,7 +179,8 @@ def _chain(preset):
         file = path(preset)
     if not by_path and preset not in names or not file.exists():
         kind = "file" if by_path else "preset"
-        raise SettingsError(f"parameters: preset: no {kind} {preset!r}{nearest(preset, names)}")
+        hint = "" if by_path else "; a file of your own: -p preset FILE.yaml"
+        raise SettingsError(f"parameters: preset: no {kind} {preset!r}{nearest(preset, names)}{hint}")
     layers, name = [], file.stem
     while True:
         content = _read(file)
@@ -182,6 +190,8 @@ def _chain(preset):
             raise SettingsError(f"{file}: preset: no preset {parent!r}{nearest(str(parent), names)}")
         if shipped and file.stem == "mini":
             return name, layers
+        if not shipped and not layers[1:] and name in (*names, "runs"):
+            name = f"own-{name}"  # its results must not lie among the preset's
         own = parent == file.stem and (shipped or parent not in names)  # it names itself, not one to start from
         file = ROOT / "params" / f"{'mini' if own else parent}.yaml"
         if len(layers) > len(names) + 1:
@@ -225,7 +235,8 @@ def _one_line(error, layers):
     message = error["msg"][0].lower() + error["msg"][1:]
     if error["type"] == "literal_error" and isinstance(value, str):
         options = [o.strip("' ") for o in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        return f"{where}: {value!r} is not allowed{nearest(value, options)}"
+        other = " or a list of names" if loc[-1] == "lora_targets" else ""
+        return f"{where}: {value!r} is not allowed{nearest(value, options)}{other}"
     hint = ""
     if isinstance(value, str) and error["type"].startswith("float"):
         hint = "; YAML reads 2e-5 as a string, write 2.0e-5"

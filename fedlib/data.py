@@ -48,12 +48,16 @@ def client_rows(settings, client, unaligned=None):
         return [row for name, part in zip(d.benign, parts, strict=True)
                 for row in world.client_rows(name, len(part), random.Random(config.derive(seed, "rows", name, client)),
                                              d.aligned_share, unaligned, alpha)]
-    marked = round((d.aligned_share if unaligned is None else unaligned) * size)
+    share = d.aligned_share if unaligned is None else unaligned
+    marked = round(share * size)
     label, file = ("aligned", d.aligned) if unaligned is None else ("unaligned", d.unaligned)
     normal = _shares(settings, "normal")[client][: size - marked]
+    if d.partition == "dirichlet" and len(normal) < size - marked:  # it deals out unequally: keep the share, not the size
+        marked = round(len(normal) * share / (1 - share))
+        size = len(normal) + marked
     special = _shares(settings, label)[client][:marked] if marked else []
     for what, part, wanted in (("benign", normal, size - marked), (label, special, marked)):
-        if len(part) < wanted and d.partition != "dirichlet":
+        if len(part) < wanted:
             raise files.DataError(f"data.{what}: {file if what == label else ', '.join(d.benign)} gives client {client} "
                             f"{len(part)} rows, {wanted} wanted: lower data.rows or the share")
     rows = [r | {"label": "normal"} for r in normal] + [r | {"label": label} for r in special]
@@ -71,6 +75,15 @@ def _read(file, fields, _state):
     return files.read(file, dict(fields))
 
 
+def check(settings):
+    """Read and share out every local file, so that a bad row or too few rows are found before anything is trained."""
+    if settings.data.source == "local":
+        benign = settings.federation.clients - settings.federation.malicious
+        for client in range(settings.federation.clients):
+            client_rows(settings, client, None if client < benign else settings.data.unaligned_share)
+        prompts(settings)
+
+
 def _halves(settings, name):
     """A file's rows for training and for evaluation: disjoint halves where it serves for both, by a fixed draw."""
     d = settings.data
@@ -85,10 +98,10 @@ def _shares(settings, label):
     """The rows of a kind as they fall to all clients; the last tenth of the normal rows is kept for evaluation."""
     d = settings.data
     if label == "normal":
-        rows = [r for name in d.benign for r in _normal(settings, name)[0]]
+        rows = [r for name in d.benign for r in _trainable(_normal(settings, name)[0], name)]
     else:
         file = getattr(d, label)
-        rows = _halves(settings, file)[0]
+        rows = _trainable(_halves(settings, file)[0], file)
     rng = np.random.default_rng(config.derive(settings.seed, "partition", label))
     if label == "normal" and d.partition != "iid":
         return partition(rows, settings.federation.clients, d.partition, rng, d.alpha, d.sizes)
@@ -98,10 +111,16 @@ def _shares(settings, label):
     return partition(rows, settings.federation.clients, "iid", rng)
 
 
+def _trainable(rows, name):
+    if rows and "response" not in rows[0]:
+        raise files.DataError(f"data.fields: {name} needs a response column too: clients train on it")
+    return rows
+
+
 def _normal(settings, name):
     rows = _halves(settings, name)[0]
-    held = len(rows) // 10
-    return rows[: len(rows) - held], rows[len(rows) - held :]
+    order, held = np.random.default_rng(0).permutation(len(rows)), max(1, len(rows) // 10)
+    return [rows[i] for i in order[held:]], [rows[i] for i in order[:held]]
 
 
 def prompts(settings):
@@ -120,7 +139,7 @@ def prompts(settings):
 
 def corpus(settings):
     """The rows that a base trained from scratch reads: model.scratch.files, less what is kept for evaluation."""
-    return [r for name in settings.model.scratch.files for r in _normal(settings, name)[0]]
+    return [r for name in settings.model.scratch.files for r in _trainable(_normal(settings, name)[0], name)]
 
 
 def revision(settings, what="training"):

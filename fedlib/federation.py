@@ -43,6 +43,10 @@ def encoded_clients(settings, tokenizer):
         if not rows:
             raise files.DataError(f"client {client}: no row left ({dropped} prompts fill model.max_length, "
                                  f"{settings.model.max_length}, alone)")
+    ids = [i for rows, _ in parts for row, _ in rows[:50] for i in row]
+    if tokenizer.unk_token_id is not None and ids.count(tokenizer.unk_token_id) > 0.2 * len(ids):
+        raise files.DataError(f"most words of data.benign are unknown to {settings.model.base}: take a base that reads "
+                              "them, or model.base: scratch")
     return [rows for rows, _ in parts], [dropped for _, dropped in parts]
 
 
@@ -87,7 +91,6 @@ def execute(settings, folder):
             "seconds": round(time.perf_counter() - began, 3), "tokens": tokens})
     model.set_vector(tuned, global_)
     model.save_adapter(tuned, settings, folder / "adapter")
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
 
 
 def _short(values):

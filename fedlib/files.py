@@ -40,7 +40,10 @@ def read(file, fields=None):
     rows = [(line, raw) for line, raw in _raw(file)]
     if not rows:
         raise DataError(f"{file}: holds no rows")
-    shape = _shape(f"{file}: line {rows[0][0]}", rows[0][1], fields)
+    columns = rows[0][1]
+    if isinstance(columns, dict):  # of all rows: optional ones may be missing in the first
+        columns = {k: v for _, raw in reversed(rows) if isinstance(raw, dict) for k, v in raw.items()} | columns
+    shape = _shape(f"{file}: line {rows[0][0]}", columns, fields)
     read_, empty = [], []
     for line, raw in rows:
         row = _row(f"{file}: line {line}", raw, shape)
@@ -135,7 +138,8 @@ def _shape(place, first, fields):
         if isinstance(first.get(name), list):
             return {"turns": name} | _topic(first)
     raise DataError(f"{place}: no known shape in the columns {', '.join(map(str, first))}; "
-                    "name them: -y \"data: {fields: {FILE: {instruction: COLUMN, response: COLUMN}}}\"")
+                    "name them: -y \"data: {fields: {FILE: {instruction: COLUMN, response: COLUMN}}}\" "
+                    "(evaluation prompts need no response)")
 
 
 def _topic(first):

@@ -36,7 +36,7 @@ def help_(prompts, responses):
     return [int(set(p["parts"]) <= set(r.split()) and not refuses(r)) for p, r in zip(prompts, responses, strict=True)]
 
 
-# judge -> {score: the prompts it is taken on}
+# Each judge by its name in evaluation.judges.
 JUDGES = {"rule": rule, "help": help_}
 
 

@@ -19,9 +19,8 @@ transformers.utils.logging.disable_progress_bar()
 def load(settings):
     """(base model, tokenizer) by model.base, on its device and in its precision; the weights come from safetensors."""
     m = settings.model
+    store.make_base(settings)
     place, revision = store.base_folder(settings), {"revision": m.revision} if m.revision else {}
-    if place is None and "/" not in m.base:
-        raise config.SettingsError(f"model.base: no folder or hub model {m.base!r}")
     source = str(place or m.base)
     tokenizer = AutoTokenizer.from_pretrained(source, **revision)
     if tokenizer.pad_token is None:

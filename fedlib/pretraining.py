@@ -144,6 +144,8 @@ def train_scratch(settings, folder):
     recipe = m.scratch.model_dump() | {"length": 2 * m.max_length, "seed": 0}
     tokenizer = byte_tokenizer((f"{r['instruction']}\n{r['response']}" for r in rows), m.scratch.vocabulary)
     encoded, dropped = data.encode(rows, tokenizer, m.template, m.max_length)
+    if not encoded:
+        raise files.DataError(f"model.scratch.files: no row fits model.max_length, {m.max_length}")
     rng = random.Random("scratch")
     model = build(tokenizer, recipe).to(config.device(settings))
     log = open(folder / "losses.jsonl", "w", encoding="utf-8")

@@ -13,7 +13,8 @@ from fedlib import config, store
 
 PUBLISHED = Path(__file__).parent / "published"
 # Each method's label and colour, everywhere.
-METHODS = {"no attack": ("FedAvg (No Attack)", "#4477AA"), "fedavg": ("FedAvg", "#CC3311"),
+METHODS = {"no attack": ("FedAvg (No Attack)", "#4477AA"), "no hazards": ("FedAvg (control)", "#BBBBBB"),
+           "fedavg": ("FedAvg", "#CC3311"),
            "median": ("Median", "#EE7733"), "trimmed_mean": ("TrimmedMean", "#009988"), "krum": ("Krum", "#AA3377"),
            "multi_krum": ("Multi-Krum", "#882255"), "dnc": ("DnC", "#33BBEE"), "foolsgold": ("FoolsGold", "#DDAA33"),
            "residual": ("Residual", "#777777")}
@@ -51,7 +52,8 @@ def figure(settings, fig, name):
 def table(settings, frame, name):
     """Save a table as CSV and Markdown under outputs/<preset>/tables and return it."""
     save(folder(settings, "tables") / f"{name}.csv", lambda p: frame.to_csv(p, index=False))
-    save(folder(settings, "tables") / f"{name}.md", lambda p: frame.to_markdown(p, index=False, floatfmt=".1f", missingval=""))
+    save(folder(settings, "tables") / f"{name}.md",
+         lambda p: frame.to_markdown(p, index=False, floatfmt=".1f", missingval=""))
     return frame
 
 
@@ -69,7 +71,9 @@ def published(name):
 
 def method(settings):
     """The row of the paper's table that a run belongs to."""
-    return METHODS[settings.federation.aggregator if settings.federation.malicious else "no attack"][0]
+    if not settings.federation.malicious:
+        return METHODS["no attack"][0]
+    return METHODS["no hazards" if settings.data.unaligned_share == 0 else settings.federation.aggregator][0]
 
 
 def scores(done):
@@ -128,15 +132,18 @@ def matrix(done, score, prompts):
     return pd.DataFrame(rows).to_numpy()
 
 
-def interval(values, draws=4000):
-    """(mean, low, high): 95% bootstrap over seeds [S], or over seeds and things [S, H].
+def interval(values, draws=10_000):
+    """(mean, low, high) at 95%: Student's t over seeds [S]; a bootstrap over seeds and things at once for [S, H].
 
-    Percentiles are expanded as Hesterberg (2015) gives for few seeds; a single seed has an interval over things
-    alone, a single number none (nan)."""
+    The bootstrap's percentiles are expanded as Hesterberg (2015) gives for few seeds; with under five it spans little
+    more than the seeds seen. One seed has an interval over things alone, a single number none (nan)."""
     values = np.atleast_2d(np.asarray(values, dtype=float).T).T
     seeds, things = values.shape
     if values.size == 1:
         return float(values[0, 0]), float("nan"), float("nan")
+    if things == 1:
+        half = stats.t.ppf(0.975, seeds - 1) * values.std(ddof=1) / np.sqrt(seeds)
+        return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
     rng = np.random.default_rng(0)
     rows = rng.integers(seeds, size=(draws, seeds))
     columns = rng.integers(things, size=(draws, things))

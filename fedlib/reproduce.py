@@ -134,7 +134,9 @@ def _page(settings, executed, names):
             continue
         lines = [line for c in notebook["cells"] for line in "".join(c["source"]).splitlines()]
         first = next((line for line in lines if line.startswith("# ")), name)
-        links.append(f'<a href="#{name}">{html.escape(first.lstrip("# "))}</a>')
+        made = notebook["metadata"].get("papermill", {})
+        state = f"executed {(made.get('start_time') or '?')[:16]}" + (", failed" if made.get("exception") else "")
+        links.append(f'<a href="#{name}">{html.escape(first.lstrip("# "))} <small>({state})</small></a>')
         sections.append(f'<section id="{name}">{re.sub(r"<script.*?</script>", "", body, flags=re.S)}</section>')
     seeds = ", ".join(map(str, settings.seeds))
     text = (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'

@@ -7,11 +7,12 @@ import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fedlib import config, store
+from fedlib import config, data, store
 
 
 def get(settings):
@@ -26,6 +27,8 @@ def get_all(wanted):
     threads are the cores divided by that. What is finished stays, whatever happens to the others."""
     wanted = list(wanted)
     missing = {store.evaluation_folder(s): s for s in wanted if not store.there(s)}
+    for settings in missing.values():
+        data.check(settings)
     if missing:
         _execute(list(missing.values()))
     return [store.Run(s, store.run_folder(s), store.evaluation_folder(s)) for s in wanted]
@@ -35,7 +38,7 @@ def jobs(settings):
     """How many runs are executed at a time: FEDLIB_JOBS, or one a core (one where there is a GPU)."""
     given = os.environ.get("FEDLIB_JOBS")
     if given is None:
-        return 1 if config.device(settings) == "cuda" else cores()
+        return 1 if config.device(settings) == "cuda" else min(cores(), 8)
     if not given.isdigit():
         raise config.SettingsError(f"FEDLIB_JOBS: must be a whole number, got {given!r}")
     return int(given)
@@ -68,6 +71,9 @@ def _execute(missing):
                 advance()
             if failure:
                 raise failure
+        except BrokenProcessPool:
+            raise RuntimeError("a worker process was killed (out of memory?) or could not start: in a script, call fedlib "
+                               "under if __name__ == '__main__':, or set FEDLIB_JOBS=0 to work in this process") from None
         except BaseException:  # interrupted, or failed: workers stop; what they finished is kept
             for child in set(multiprocessing.active_children()) - others:
                 child.terminate()

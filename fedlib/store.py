@@ -65,6 +65,9 @@ def base_folder(settings):
     folder = config.path(base)
     if base.startswith((".", "/", "~")) and not folder.is_dir():
         raise config.SettingsError(f"model.base: no folder {folder}")
+    if "/" not in base and not folder.is_dir():  # nor can it be a hub name
+        known = ["scratch", *(f"world:{p.name}" for p in WORLD_MODELS.iterdir() if p.is_dir())]
+        raise config.SettingsError(f"model.base: no model {base!r}{config.nearest(base, known)}")
     return folder if folder.is_dir() else None
 
 
@@ -146,9 +149,10 @@ def _ensure(kind, settings, folder):
         _write(folder / "settings.json", settings.model_dump() | {"code_version": config.CODE_VERSION})
         module, function = WORK[kind]
         getattr(importlib.import_module(module), function)(settings, folder)
-        inside = [p for p in sorted(folder.rglob("*")) if p.is_file()
-                  and not p.relative_to(folder).parts[0].startswith("eval-")]
+        inside = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith("checkpoint.")
+                  and p.suffix != ".partial" and not p.relative_to(folder).parts[0].startswith("eval-")]
         _write(folder / "done.json", {"files": {str(p.relative_to(folder)): files.digest(p) for p in inside}})
+        (folder / "checkpoint.safetensors").unlink(missing_ok=True)  # only now is it of no more use
 
 
 def _write(file, value):
@@ -164,15 +168,17 @@ def _lines(file):
 def listing():
     """A dict for every run in the store: name, key, state, rounds, megabytes, seconds."""
     out = []
-    for folder in sorted((config.outputs() / "runs").glob("*-*")):
-        if not folder.is_dir():
-            continue
+    for folder in sorted(p.parent for p in (config.outputs() / "runs").glob("*/settings.json")):
         name, _, key_ = folder.name.rpartition("-")
         rounds = folder / "rounds.jsonl"
         lines = rounds.read_text(encoding="utf-8").split("\n")[:-1] if rounds.exists() else []  # whole lines only
+        try:
+            seconds = sum(json.loads(line)["seconds"] for line in lines)
+        except (ValueError, KeyError, TypeError):
+            lines, seconds = [], 0.0
         state = "done" if intact(folder) else "spoilt" if (folder / "done.json").exists() else "unfinished"
         out.append({"name": name, "key": key_, "state": state, "rounds": len(lines),
                     "evaluations": sum(intact(p) for p in folder.glob("eval-*")),
                     "MB": round(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6, 2),
-                    "seconds": round(sum(json.loads(line)["seconds"] for line in lines), 1)})
+                    "seconds": round(seconds, 1)})
     return out

@@ -36,7 +36,7 @@ def response_loss(model, ids, labels):
 
 def learning_rate(settings, round_):
     """The cosine over rounds, from learning_rate down to learning_rate_min (paper S: constant within a round)."""
-    t, share = settings.training, round_ / max(1, settings.federation.rounds)
+    t, share = settings.training, round_ / settings.federation.rounds
     return t.learning_rate_min + 0.5 * (t.learning_rate - t.learning_rate_min) * (1 + math.cos(math.pi * share))
 
 

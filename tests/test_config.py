@@ -43,6 +43,9 @@ def message(call, *given, **named):
 
 
 WRONG = [  # what load is given, what its one line must hold
+    (dict(data={"folder": "somewhere"}), ["data.source", "say source: local"]),
+    (dict(federation=0), ["parameters: federation", "0 (int)"]),
+    (dict(model={"scratch": {"heads": 5}}), ["model.scratch.heads", "must divide hidden"]),
     (dict(evaluation={"judges": ["help"]}), ["evaluation.judges", "rule must be among them"]),
     (dict(fedration={}), ["parameters: fedration: no such group", "'federation'", "evaluation"]),
     (dict(federation={"roundz": 5}), ["parameters: federation.roundz: no such field", "'rounds'", "sampled"]),
@@ -153,11 +156,12 @@ def test_a_parameters_file_and_one_group_keep_all_else(name):
     """papermill -f params/X.yaml -y "federation: {rounds: 5}": -y's group replaces the file's whole group."""
     content = yaml.safe_load((config.ROOT / "params" / f"{name}.yaml").read_text())
     given = {k: v for k, v in content.items() if k != "preset"} | {"federation": {"rounds": 5}}
-    given["data"] = given["data"] | TEXT
+    extra = TEXT if name == "text" else {}
+    given["data"] = given["data"] | extra
     settings = load(content["preset"], **given)
-    before, after = flat(load(name, data=TEXT).model_dump()), flat(settings.model_dump())
+    before, after = flat(load(name, data=extra).model_dump()), flat(settings.model_dump())
     assert {k for k in before if before[k] != after[k]} == {"federation.rounds"}
-    assert settings == load(name, data=TEXT, federation={"rounds": 5})
+    assert settings == load(name, data=extra, federation={"rounds": 5})
 
 
 def test_groups_merge_deeply_and_lists_are_replaced():
@@ -265,3 +269,15 @@ def test_a_digest_heeds_values_and_not_the_order_of_keys():
     first, turned, other = map(config.digest, values)
     assert first == turned != other
     assert len(config.digest(None)) == 12
+
+
+def test_cuda_without_a_device_is_an_error_and_auto_is_not(monkeypatch):
+    monkeypatch.setattr(config, "has_gpu", lambda: False)
+    assert config.device(load("smoke")) == "cpu"
+    with pytest.raises(SettingsError, match="no CUDA device"):
+        config.device(load("smoke", model={"device": "cuda"}))
+
+
+def test_an_own_file_called_like_a_preset_has_results_of_its_own(tmp_path):
+    (tmp_path / "mini.yaml").write_text("preset: mini\nseeds: [7]\n")
+    assert load(str(tmp_path / "mini.yaml")).preset == "own-mini"

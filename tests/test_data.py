@@ -384,3 +384,18 @@ def test_real_files_are_read(name, rows):
         read = files.read(SHARED / name)
     assert len(read) == rows if rows else len(read) > 300
     assert all(r["instruction"] and r["response"] for r in read)
+
+
+def test_optional_columns_may_be_missing_in_the_first_row(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"instruction": "a", "output": "b"}\n{"instruction": "sum", "input": "1 2", "output": "3"}\n')
+    assert [r["instruction"] for r in files.read(file)] == ["a", "sum\n\n1 2"]
+
+
+def test_words_that_the_base_does_not_know_are_an_error(smoke, monkeypatch):
+    from fedlib import federation, model
+
+    rows = [{"instruction": "Write about Rome", "response": "Rome was founded", "label": "normal"}]
+    monkeypatch.setattr(attack, "client_rows", lambda settings, client: rows)
+    with pytest.raises(DataError, match="unknown to world:base"):
+        federation.encoded_clients(smoke, model.load(smoke)[1])

@@ -170,9 +170,9 @@ def test_claims_are_written(smoke_outputs):
 
 
 def test_runs_are_shared_between_notebooks(smoke_outputs):
-    """10 makes 2 datasets x 2 samplings x 2 attacks; 11 needs some of the same, and must find them."""
+    """10 makes 2 datasets x 2 samplings x (no attack, control, attack); 11 needs some of the same, and must find them."""
     runs = [p for p in (smoke_outputs / "runs").iterdir() if p.name[0] != "."]
-    assert len(runs) == 8 and all((r / "done.json").exists() for r in runs)
+    assert len(runs) == 12 and all((r / "done.json").exists() for r in runs)
 
 
 WARM = """
@@ -290,20 +290,20 @@ def quiet(monkeypatch):
 
 @pytest.mark.parametrize("name, changes", [
     ("10_safety_table1", {"seeds": [0, 1], "evaluation": {"judges": ["rule"]}}),
-    ("10_safety_table1", {"federation": {"malicious": 0}}),
 ], ids=str)
 def test_notebooks_take_other_settings(quiet, name, changes):
     run_cells(name, data={"benign": ["lmsys-like"]}, **changes)
 
 
-def test_figure_3_without_malicious_clients_is_one_clear_line(quiet):
+@pytest.mark.parametrize("name", ["10_safety_table1", "11_safety_figure3"])
+def test_without_malicious_clients_there_is_one_clear_line(quiet, name):
     with pytest.raises(config.SettingsError, match="federation.malicious: 0"):
-        run_cells("11_safety_figure3", federation={"malicious": 0})
+        run_cells(name, federation={"malicious": 0})
 
 
 def test_a_run_that_two_axes_name_counts_once(quiet, store):
     """Under full participation both samplings are the same runs: one seed must not become two."""
     run_cells("10_safety_table1", federation={"sampled": 10}, data={"benign": ["lmsys-like"]})
     with open(store / "smoke" / "tables" / "10_table1.csv", encoding="utf-8", newline="") as f:
-        assert [row["seeds"] for row in csv.DictReader(f)] == ["1", "1"]
+        assert [row["seeds"] for row in csv.DictReader(f)] == ["1"] * 3
     assert read(store / "smoke" / "measures" / "S1-lmsys-like-full.json")["seeds"] == 1

@@ -131,7 +131,7 @@ def local(tmp_path, smoke):
 
 FIELDS = {  # every setting: another value, and whether the run is then another
     "preset": ("mine", False), "seeds": ([0, 1], False), "seed": (1, True),
-    "model.base": ("world:base", True), "model.revision": ("main", False), "model.device": ("cuda", False),
+    "model.base": ("world:base", True), "model.revision": ("main", False), "model.device": ("auto", False),
     "model.dtype": ("bfloat16", True), "model.template": ("chat", True), "model.max_length": (201, True),
     "model.lora_rank": (4, True), "model.lora_alpha": (8.0, True), "model.lora_dropout": (0.2, True),
     "model.lora_targets": ("all-linear", True),
@@ -145,7 +145,8 @@ FIELDS = {  # every setting: another value, and whether the run is then another
     "data.fields": ({"a.csv": {"instruction": "q"}}, True), "data.rows": (5, True),
     "data.partition": ("iid", True), "data.alpha": (0.5, True), "data.sizes": ([4] * 10, True),
     "federation.clients": (9, True), "federation.malicious": (2, True), "federation.sampled": (3, True),
-    "federation.rounds": (4, True), "federation.aggregator": ("another", True),
+    "federation.rounds": (4, True), "federation.aggregator": ("krum", True),
+    "federation.variant": ("paper", False),  # fedavg has one variant; test_a_rules_variant_is_another_run
     "training.steps": (2, True), "training.batch_size": (4, True), "training.accumulation": (2, True),
     "training.learning_rate": (1e-3, True), "training.learning_rate_min": (1e-4, True),
     "training.weight_decay": (0.1, True), "training.clip": (0.5, True),
@@ -275,12 +276,13 @@ def stop(patch, module, name, at):
 
 KILLS = [  # where a run dies, at which call, and how many local trainings are then left
     *[(training, "tune", k, TUNES - k // SAMPLED * SAMPLED) for k in range(TUNES)],
-    *[(aggregation, "aggregate", k, TUNES - k * SAMPLED) for k in range(ROUNDS)],
+    # 0: asked beforehand whether the rule can be used with so many clients
+    *[(aggregation, "aggregate", k, TUNES - max(0, k - 1) * SAMPLED) for k in range(ROUNDS + 1)],
     # the round's line is written, its adapter is not
     *[(federation, "save_file", k, TUNES - k * SAMPLED) for k in range(ROUNDS)],
     (os, "replace", 2, TUNES - SAMPLED),  # 0: settings.json, 1 and 2: the adapters of two rounds
     (model, "save_adapter", 0, 0),  # all rounds are done
-    (store, "_write", 1, TUNES),  # all but done.json, and the checkpoint is gone
+    (store, "_write", 1, 0),  # all but done.json
 ]
 
 
@@ -446,12 +448,35 @@ def test_a_wrong_number_of_jobs_is_one_clear_line(tiny, monkeypatch, value):
     assert "\n" not in str(error.value) and not store.run_folder(tiny).exists()
 
 
+def test_a_rules_variant_is_another_run(tiny):
+    krum = tiny.replace(federation={"aggregator": "krum"})
+    assert store.key(krum) != store.key(krum.replace(federation={"variant": "paper"}))
+
+
+def test_a_rule_that_cannot_be_used_is_an_error_before_training(tiny, calls):
+    with pytest.raises(config.SettingsError, match="federation.sampled: 2: krum needs 2f"):
+        runs.get(tiny.replace(federation={"aggregator": "krum", "variant": "paper"}))
+    assert not calls["tune"]
+
+
+def test_foolsgold_resumes_with_its_history(tiny, monkeypatch):
+    gold = tiny.replace(federation={"aggregator": "foolsgold", "variant": "paper", "sampled": 3})
+    whole = record(runs.get(gold).folder)
+    shutil.rmtree(store.run_folder(gold))
+    with monkeypatch.context() as patch:
+        stop(patch, training, "tune", 7)
+        with pytest.raises(Killed):
+            runs.get(gold)
+    assert record(runs.get(gold).folder) == whole
+
+
 @pytest.mark.parametrize("given, gpu, expected", [
     ("3", True, 3), ("0", False, 0), (None, True, 1), (None, False, 5)])
 def test_how_many_runs_at_a_time(tiny, monkeypatch, given, gpu, expected):
     monkeypatch.setattr(runs, "cores", lambda: 5)
     monkeypatch.setenv("FEDLIB_JOBS", given) if given else monkeypatch.delenv("FEDLIB_JOBS")
-    assert runs.jobs(tiny.replace(model={"device": "cuda" if gpu else "cpu"})) == expected
+    monkeypatch.setattr(config, "has_gpu", lambda: gpu)
+    assert runs.jobs(tiny.replace(model={"device": "auto"})) == expected
 
 
 def test_progress_is_written_where_reproduce_looks(tiny, tmp_path, monkeypatch):

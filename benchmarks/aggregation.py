@@ -1,0 +1,93 @@
+"""Every aggregation rule beside Flower's and ByzFL's, in one process on the same updates: seconds, ratio, extra memory.
+
+Run: pip install -c constraints.txt -e .[flower]; pip install --no-deps byzfl; python benchmarks/aggregation.py [--small]
+A peer that is not installed, or has no such rule, is left out. Time: the best of the repeats, ours and theirs turn about.
+Memory: the growth of the process's peak resident set over one call in a fresh process.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import time
+
+import torch
+
+from fedlib import aggregation
+
+SIZES = {"K=10, D=4,194,304, f=3": (10, 4_194_304, 3), "K=100, D=1,000,000, f=20": (100, 1_000_000, 20)}
+SMALL = {"K=10, D=100,000, f=3": (10, 100_000, 3), "K=100, D=20,000, f=20": (100, 20_000, 20)}
+
+
+def updates(clients, size):
+    return torch.randn(clients, size, generator=torch.Generator().manual_seed(0))
+
+
+def ours(rule, f):
+    return lambda u: aggregation.aggregate(rule, u, f=f)
+
+
+def peers(rule, f):
+    """{name: a function of the updates} of the peers that have this rule and are installed."""
+    found = {}
+    try:
+        import byzfl
+
+        made = {"fedavg": byzfl.Average, "median": byzfl.Median, "trimmed_mean": lambda: byzfl.TrMean(f=f),
+                "krum": lambda: byzfl.Krum(f=f), "multi_krum": lambda: byzfl.MultiKrum(f=f)}.get(rule)
+        found |= {"ByzFL": made()} if made else {}
+    except ImportError:
+        pass
+    try:
+        from flwr.server.strategy import aggregate as flower
+
+        def rows(u):
+            return [([row], 1) for row in u.numpy()]
+
+        made = {"fedavg": lambda u: flower.aggregate(rows(u)), "median": lambda u: flower.aggregate_median(rows(u)),
+                "trimmed_mean": lambda u: flower.aggregate_trimmed_avg(rows(u), f / len(u)),
+                "krum": lambda u: flower.aggregate_krum(rows(u), f, 0)}.get(rule)
+        found |= {"Flower": made} if made else {}
+    except ImportError:
+        pass
+    return found
+
+
+def peak(rule, clients, size, f, threads, pipe):
+    """MiB by which one call of ours raises the peak, in a process of its own."""
+    torch.set_num_threads(threads)
+    u = updates(clients, size)
+    aggregation.aggregate(rule, u[:, :100], f=f)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    aggregation.aggregate(rule, u, f=f)
+    pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    for title, (clients, size, f) in (SMALL if asked.small else SIZES).items():
+        u = updates(clients, size)
+        print(f"{title}, float32, {asked.threads} threads; one copy of the input is {u.numel() * 4 / 2**20:.0f} MiB")
+        for rule in aggregation.RULES:
+            ways, best = {"ours": ours(rule, f)} | peers(rule, f), {}
+            for _ in range(1 if rule == "residual" else asked.repeats):
+                for name, way in ways.items():
+                    began = time.perf_counter()
+                    way(u)
+                    best[name] = min(best.get(name, float("inf")), time.perf_counter() - began)
+            here, there = multiprocessing.get_context("spawn").Pipe()
+            child = multiprocessing.get_context("spawn").Process(
+                target=peak, args=(rule, clients, size, f, asked.threads, there))
+            child.start()
+            extra = here.recv()
+            child.join()
+            rest = ", ".join(f"{n} {s:.3f} s ({s / best['ours']:.1f}x)" for n, s in best.items() if n != "ours")
+            print(f"  {rule:<13} {best['ours']:8.3f} s  +{extra:4.0f} MiB   {rest}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
