@@ -53,7 +53,7 @@ class Settings(schema.Group):
             (d.sizes is None or len(d.sizes) == f.clients,
              f"data.sizes: {len(d.sizes or [])} sizes for federation.clients: {f.clients}"),
             (d.source == "local" or not (d.folder or d.aligned or d.unaligned or d.harmful or d.fields),
-             "data.source: world leaves folder, aligned, unaligned, harmful and fields unused; say source: local"),
+             "data.source: world uses no folder, aligned, unaligned, harmful or fields; say source: local"),
             (self.model.scratch.hidden % self.model.scratch.heads == 0,
              f"model.scratch.heads: {self.model.scratch.heads} must divide hidden, {self.model.scratch.hidden}"),
             (d.source == "world" or d.folder is not None,
@@ -93,7 +93,8 @@ def load(preset="mini", seeds=None, **groups):
                                 f' use -y "{group}: {{field: value}}"')
     if seeds is not None and not isinstance(seeds, list | tuple):
         raise SettingsError(f'parameters: seeds: must be a list, got {seeds!r}; use -y "seeds: [0, 1]"')
-    given = {k: v for k, v in groups.items() if v is not None and v != {}} | ({} if seeds is None else {"seeds": list(seeds)})
+    given = {k: v for k, v in groups.items() if v is not None and v != {}}
+    given |= {} if seeds is None else {"seeds": list(seeds)}
     merged = [*layers, ("parameters", given)]
     wanted = [d["seeds"] for _, d in merged if d.get("seeds")][-1]
     seed = wanted[0] if isinstance(wanted, list) else 0
