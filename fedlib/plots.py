@@ -65,7 +65,7 @@ def bars(axes, scores, column, paper=None):
     titles = {"rule": "Rule: harmful prompts refused", "help": "help: benign prompts answered right"}
     axes.set(ylabel=f"{column} (%)", ylim=(0, 105), title=titles.get(column))
     axes.grid(axis="x", visible=False)
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, frameon=False)
+    axes.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=4, columnspacing=1, frameon=False)
 
 
 def heatmap(axes, record, title):
