@@ -73,9 +73,10 @@ def base_folder(settings):
 
 def run_folder(settings):
     """outputs/runs/<name>-<key>: the name is for people, the key covers everything that changes the result."""
-    f = settings.federation
-    name = f"{'+'.join(Path(b).stem for b in settings.data.benign)}-{f.aggregator}-{f.malicious}of{f.clients}"
-    return config.outputs() / "runs" / f"{name}-sampled{f.sampled}-seed{settings.seed}-{key(settings)}"
+    f, d = settings.federation, settings.data
+    attack = f"{f.malicious}of{f.clients}" + (f"x{d.unaligned_share:g}" if f.malicious else "")
+    name = f"{'+'.join(Path(b).stem for b in d.benign)}-{f.aggregator}-{attack}-sampled{f.sampled}-seed{settings.seed}"
+    return config.outputs() / "runs" / f"{name}-{key(settings)}"
 
 
 def key(settings):
