@@ -81,8 +81,8 @@ def dnc(updates, *, f, generator, niters=1, c=1.0, b=10_000, **_):
         part = updates[:, chosen.to(updates.device)].double()
         part = part / part.abs().max().clamp(min=1e-300)  # a huge outlier must not overflow its own square
         part = part - part.mean(dim=0)
-        direction = torch.linalg.svd(part, full_matrices=False).Vh[0]
-        kept[(part @ direction).square().argsort(descending=True, stable=True)[:drop]] = False
+        projections = torch.linalg.eigh(part @ part.T).eigenvectors[:, -1]  # on that vector, but for their scale
+        kept[projections.square().argsort(descending=True, stable=True)[:drop]] = False
     if not kept.any():
         raise ValueError(f"dnc: every client was dropped in one of {niters} iterations; lower f, c or niters")
     return _mean_of(updates, kept.nonzero().flatten())

@@ -164,3 +164,11 @@ def test_machine_folders_are_recognised(text, wrong):
 def test_outputs_are_not_tracked():
     inside = [f.relative_to(config.ROOT).as_posix() for f in tracked() if "outputs" in f.parts]
     assert inside == ["outputs/.gitkeep"]
+
+
+@pytest.mark.parametrize("page", sorted(config.ROOT.glob("*.md")) + sorted(config.ROOT.glob("docs/*.md")), ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", text) + re.findall(r"`(docs/[\w.-]+|params/[\w.-]+)`", text)
+    missing = [link for link in links if not (page.parent / link).exists() and not (config.ROOT / link).exists()]
+    assert not missing
