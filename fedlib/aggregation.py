@@ -76,9 +76,8 @@ def dnc(updates, *, f, generator, niters=1, c=1.0, b=10_000, **_):
     generator = generator or torch.Generator().manual_seed(0)
     kept = torch.ones(n, dtype=torch.bool, device=updates.device)
     for _ in range(niters):
-        chosen = torch.randint(dim, (b,), generator=generator).unique() if dim > 4 * b else torch.randperm(
-            dim, generator=generator)[:b]
-        part = updates[:, chosen.to(updates.device)].double()
+        chosen = torch.randperm(dim, generator=generator)[:b].to(updates.device)
+        part = updates[:, chosen].double()
         part = part / part.abs().max().clamp(min=1e-300)  # a huge outlier must not overflow its own square
         part = part - part.mean(dim=0)
         projections = torch.linalg.eigh(part @ part.T).eigenvectors[:, -1]  # on that vector, but for their scale
@@ -193,7 +192,7 @@ def _blockwise(updates, rule):
 @functools.cache
 def _network(n, wanted):
     """Batcher's merge exchange for n values (Knuth, TAOCP 3, 5.2.2 M) as (i, j) compare-exchanges, less those that do
-    not bear on the wanted ranks: exact whatever the values, and all additions of a block at once."""
+    not bear on the wanted ranks. (i, j, whether the smaller goes on to be used, whether the larger does)"""
     pairs, t = [], max(1, math.ceil(math.log2(n))) if n > 1 else 0
     p = 1 << (t - 1) if t else 0
     while p:
