@@ -177,9 +177,9 @@ def _checked(what, matrix):
     """The matrix in float32 or wider; ValueError names the client whose row is not finite."""
     if not torch.is_tensor(matrix) or matrix.ndim != 2 or not matrix.is_floating_point() or 0 in matrix.shape:
         raise ValueError(f"{what} must be a floating-point tensor [K, D], got {getattr(matrix, 'shape', type(matrix))}")
-    broken = ~torch.stack([row.isfinite().all() for row in matrix])
-    if broken.any():
-        raise ValueError(f"{what} of client {int(broken.nonzero()[0])} holds NaN or Inf")
+    for client in (~matrix.sum(dim=1).isfinite()).nonzero().flatten().tolist():  # one pass; a sum may also overflow
+        if not matrix[client].isfinite().all():
+            raise ValueError(f"{what} of client {client} holds NaN or Inf")
     return matrix if matrix.dtype in (torch.float32, torch.float64) else matrix.float()
 
 
