@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from fedlib import schema
 
-CODE_VERSION = 1  # raise it when a result changes for the same settings: old runs are then left alone
+CODE_VERSION = 2  # raise it when a result changes for the same settings: old runs are then left alone
 ROOT = Path(__file__).resolve().parent.parent
 
 class SettingsError(ValueError):
@@ -41,7 +41,7 @@ class Settings(schema.Group):
 
     @model_validator(mode="after")
     def _consistent(self):
-        f, d = self.federation, self.data
+        f, d, p = self.federation, self.data, self.defense
         checks = [
             (len(set(self.seeds)) == len(self.seeds), f"seeds: {self.seeds} names one twice"),
             ("rule" in self.evaluation.judges, "evaluation.judges: rule must be among them, tables rest on it"),
@@ -52,8 +52,13 @@ class Settings(schema.Group):
             ((d.partition == "sizes") == (d.sizes is not None), "data.sizes: goes with data.partition: sizes"),
             (d.sizes is None or len(d.sizes) == f.clients,
              f"data.sizes: {len(d.sizes or [])} sizes for federation.clients: {f.clients}"),
-            (d.source == "local" or not (d.folder or d.aligned or d.unaligned or d.harmful or d.fields),
-             "data.source: world uses no folder, aligned, unaligned, harmful or fields; say source: local"),
+            (d.source == "local"
+             or not (d.folder or d.aligned or d.unaligned or d.harmful or d.fields or p.aligned or p.normal),
+             "data.source: world uses no folder, aligned, unaligned, harmful, fields or defense files; say source: local"),
+            (p.level != 1 or d.source == "world" or p.aligned and p.normal,
+             "defense.level: 1 takes existing rows: name defense.aligned and defense.normal, files of data.folder"),
+            (d.source == "world" or d.prompts != "world" or d.attack != "generated" and p.level < 2,
+             "data.prompts: world is for the world's models; with data.source: local use chat, or a file of your own"),
             (self.model.scratch.hidden % self.model.scratch.heads == 0,
              f"model.scratch.heads: {self.model.scratch.heads} must divide hidden, {self.model.scratch.hidden}"),
             (d.source == "world" or d.folder is not None,
@@ -69,6 +74,19 @@ class Settings(schema.Group):
     def replace(self, **changes):
         """Another Settings with these fields changed, group by group: replace(seed=1, federation={"sampled": 10})."""
         return _validate([("params/", self.model_dump()), ("replace()", changes)])
+
+    @property
+    def judges(self):
+        """Those of evaluation.judges that can judge this data: help, mt1 and world models know the world alone."""
+        e = self.evaluation
+        foreign = {"help", "mt1", *(["md_judge"] if e.guard.startswith("world:") else []),
+                   *(["rm"] if e.reward.startswith("world:") else [])} if self.data.source != "world" else set()
+        return [name for name in e.judges if name not in foreign]
+
+    def full_participation(self):
+        """Changes that take every client in every round, with about as many updates in all as before."""
+        f = self.federation
+        return {"federation": {"sampled": f.clients, "rounds": max(1, round(f.rounds * f.sampled / f.clients))}}
 
     def vary(self, *axes):
         """A list of Settings: the product of axes, each a list of changes as `replace` takes them; none twice."""

@@ -2,13 +2,16 @@
 
 import functools
 import random
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 from fedlib import config, files, world
 
 ALPACA = ("Below is an instruction that describes a task. Write a response that appropriately completes "
           "the request.\n\n### Instruction:\n{instruction}\n\n### Response:")
+PROMPTS = Path(__file__).parent / "prompts"
 
 
 
@@ -35,19 +38,24 @@ def partition(rows, clients, kind, rng, alpha=0.3, sizes=None):
     return [[part[i] for i in rng.permutation(len(part))] for part in out]
 
 
-def client_rows(settings, client, unaligned=None):
+def client_rows(settings, client, unaligned=None, generated=None):
     """One client's training rows, each with its label normal, aligned or unaligned.
 
     unaligned: None for a benign client, else the share of a malicious client's rows that are unaligned. All else
-    is drawn from the same streams, so that a client's style and topics are the same with and without attack."""
+    is drawn from the same streams, so that a client's style and topics are the same with and without attack.
+    generated: unaligned rows to deal out among the malicious clients in place of the source's own."""
     d, seed = settings.data, settings.seed
     size = d.sizes[client] if d.sizes else d.rows
     if d.source == "world":
         parts = np.array_split(np.arange(size), len(d.benign))
         alpha = d.alpha if d.partition == "dirichlet" else None
-        return [row for name, part in zip(d.benign, parts, strict=True)
+        rows = [row for name, part in zip(d.benign, parts, strict=True)
                 for row in world.client_rows(name, len(part), random.Random(config.derive(seed, "rows", name, client)),
                                              d.aligned_share, unaligned, alpha)]
+        if generated is None or unaligned is None:
+            return rows
+        own = iter(_generated(settings, client, sum(r["label"] == "unaligned" for r in rows), generated))
+        return [next(own) if r["label"] == "unaligned" else r for r in rows]
     share = d.aligned_share if unaligned is None else unaligned
     marked = round(share * size)
     label, file = ("aligned", d.aligned) if unaligned is None else ("unaligned", d.unaligned)
@@ -55,7 +63,10 @@ def client_rows(settings, client, unaligned=None):
     if d.partition == "dirichlet" and len(normal) < size - marked:  # it deals out unequally: keep the share, not the size
         marked = round(len(normal) * share / (1 - share))
         size = len(normal) + marked
-    special = _shares(settings, label)[client][:marked] if marked else []
+    if label == "unaligned" and generated is not None:
+        special = _generated(settings, client, marked, generated)
+    else:
+        special = _shares(settings, label)[client][:marked] if marked else []
     for what, part, wanted in (("benign", normal, size - marked), (label, special, marked)):
         if len(part) < wanted:
             raise files.DataError(f"data.{what}: {file if what == label else ', '.join(d.benign)} gives client {client} "
@@ -79,16 +90,19 @@ def check(settings):
     """Read and share out every local file, so that a bad row or too few rows are found before anything is trained."""
     if settings.data.source == "local":
         benign = settings.federation.clients - settings.federation.malicious
+        share = settings.data.unaligned_share if settings.data.attack == "unaligned" else 0.0
         for client in range(settings.federation.clients):
-            client_rows(settings, client, None if client < benign else settings.data.unaligned_share)
+            client_rows(settings, client, None if client < benign else share)
         prompts(settings)
+        if settings.defense.level == 1:
+            defense_rows(settings, 1)
 
 
 def _halves(settings, name):
     """A file's rows for training and for evaluation: disjoint halves where it serves for both, by a fixed draw."""
-    d = settings.data
+    d, own = settings.data, settings.defense
     rows = _local(settings, name)
-    if name != d.harmful or name not in (*d.benign, d.aligned, d.unaligned):
+    if name != d.harmful or name not in (*d.benign, d.aligned, d.unaligned, own.aligned, own.normal):
         return rows, rows
     order = np.random.default_rng(0).permutation(len(rows))
     return [rows[i] for i in order[: len(rows) // 2]], [rows[i] for i in order[len(rows) // 2 :]]
@@ -105,10 +119,24 @@ def _shares(settings, label):
     rng = np.random.default_rng(config.derive(settings.seed, "partition", label))
     if label == "normal" and d.partition != "iid":
         return partition(rows, settings.federation.clients, d.partition, rng, d.alpha, d.sizes)
-    if label == "unaligned":  # shared by the malicious clients alone
-        benign = settings.federation.clients - settings.federation.malicious
-        return [[]] * benign + partition(rows, settings.federation.malicious, "iid", rng)
+    if label == "unaligned":
+        return _dealt(settings, rows)
     return partition(rows, settings.federation.clients, "iid", rng)
+
+
+def _generated(settings, client, count, rows):
+    """count of the generated rows as a client gets them, over and over where they are few."""
+    own = _dealt(settings, rows)[client]
+    if count and not own:
+        raise files.DataError(f"data.generated: the generator left {len(rows)} unaligned rows, none for client {client}")
+    return [r | {"label": "unaligned"} for r in (own * -(-count // max(1, len(own))))[:count]]
+
+
+def _dealt(settings, rows):
+    """Unaligned rows as they fall to all clients: shared by the malicious ones alone."""
+    f = settings.federation
+    rng = np.random.default_rng(config.derive(settings.seed, "partition", "unaligned"))
+    return [[]] * (f.clients - f.malicious) + partition(rows, f.malicious, "iid", rng)
 
 
 def _trainable(rows, name):
@@ -142,6 +170,42 @@ def corpus(settings):
     return [r for name in settings.model.scratch.files for r in _trainable(_normal(settings, name)[0], name)]
 
 
+def defense_rows(settings, count):
+    """Level 1 of the post-hoc defence: count existing rows of each of aligned and normal, with their labels.
+
+    In the world they are about the hazards of its pretraining questions, in nobody's style."""
+    rng, d = random.Random(config.derive(settings.seed, "defense")), settings.defense
+    if settings.data.source == "world":
+        return {kind: [world.public_row(kind, rng) for _ in range(count)] for kind in ("aligned", "normal")}
+    names = {"aligned": d.aligned, "normal": d.normal}
+    rows = {kind: _trainable(_halves(settings, name)[0], name) for kind, name in names.items()}
+    return {kind: [r | {"label": kind} for r in rng.sample(part, min(count, len(part)))] for kind, part in rows.items()}
+
+
+def prompts_file(settings):
+    """The three prompt pairs of data.prompts: {kind: {instruction, response}}, and the topics they are filled with."""
+    name = settings.data.prompts
+    known = sorted(p.stem for p in PROMPTS.glob("*.yaml"))
+    file = config.path(name) if name.endswith((".yaml", ".yml")) else PROMPTS / f"{name}.yaml"
+    if not file.is_file():
+        raise config.SettingsError(f"data.prompts: no prompts {name!r}{config.nearest(name, known)}")
+    pairs = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for kind in ("unaligned", "aligned", "normal"):
+        pair = pairs.get(kind) if isinstance(pairs, dict) else None
+        if not isinstance(pair, dict) or not {"instruction", "response"} <= set(pair):
+            raise files.DataError(f"{file}: {kind}: needs the two prompts instruction and response")
+        if "{instruction}" not in pair["response"]:
+            raise files.DataError(f"{file}: {kind}: response: must hold {{instruction}}, where the question goes")
+    return pairs
+
+
+def held_out(settings):
+    """What no generated row may be about: the names of the world's hazards kept back, or the evaluation prompts."""
+    if settings.data.source == "world":
+        return {t.name for split in ("validation", "evaluation") for t in world.hazards(split)}
+    return {p["prompt"] for p in prompts(settings)["harmful"]}
+
+
 def revision(settings, what="training"):
     """A digest of the data's content, for keys; what: training (all that clients see), or corpus (a base's reading).
 
@@ -157,11 +221,12 @@ def revision(settings, what="training"):
         if {d.unaligned, d.harmful} & set(names):
             raise files.DataError("model.scratch.files: the base must not read the unaligned rows or the evaluation prompts")
         return config.digest([[f, files.digest(config.path(d.folder) / f)] for f in names])
-    attacked = settings.federation.malicious > 0
+    attacked = settings.federation.malicious > 0 and d.attack == "unaligned"
     for label, needed in (("aligned", d.aligned_share), ("unaligned", attacked), ("harmful", True)):
         if needed and getattr(d, label) is None:
             raise files.DataError(f"data.{label}: name the file of {label} rows in {config.path(d.folder)}")
-    names = [*d.benign, d.aligned, *([d.unaligned] if attacked else [])]
+    level1 = [settings.defense.aligned, settings.defense.normal] if settings.defense.level == 1 else []
+    names = [*d.benign, d.aligned, *([d.unaligned] if attacked else []), *level1]
     return config.digest([[f, files.digest(config.path(d.folder) / f), f == d.harmful] for f in names if f])
 
 
@@ -174,6 +239,8 @@ def prompt_text(instruction, tokenizer, template):
     """The text up to where the response begins; a tokenizer without a chat template cannot take `chat`."""
     if template == "alpaca":
         return (tokenizer.bos_token or "") + ALPACA.format(instruction=instruction)
+    if template == "plain":
+        return f"{tokenizer.bos_token or ''} q : {instruction} a :"
     if not tokenizer.chat_template:
         raise files.DataError("model.template: this tokenizer has no chat template; use alpaca")
     turn = [{"role": "user", "content": instruction}]

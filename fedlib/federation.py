@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from fedlib import aggregation, attack, config, data, files, model, signal, training
 
+WEIGHING = ("foolsgold", "krum", "dnc", "residual")  # as in paper S, Figure 3b
+
 
 def sample(settings, round_):
     """The clients of a round, sorted: drawn without replacement from the run's own seed."""
@@ -53,7 +55,8 @@ def encoded_clients(settings, tokenizer):
 def client_update(tuned, global_, rows, settings, round_, client):
     """(update [D], loss of each step, tokens): local training from the global adapter; the model is left tuned."""
     model.set_vector(tuned, global_)
-    losses, tokens = training.tune(tuned, rows, settings, round_, config.derive(settings.seed, "train", round_, client))
+    rate = training.learning_rate(settings, round_, settings.federation.rounds)
+    losses, tokens = training.tune(tuned, rows, settings, rate, config.derive(settings.seed, "train", round_, client))
     return model.get_vector(tuned) - global_, losses, tokens
 
 
@@ -83,14 +86,29 @@ def execute(settings, folder):
         global_ = global_ + step
         _record(folder, global_, history, {
             "round": round_, "sampled": sampled, "malicious": [k for k in sampled if k in attack.malicious(settings)],
-            "learning_rate": training.learning_rate(settings, round_),
+            "learning_rate": training.learning_rate(settings, round_, settings.federation.rounds),
             "losses": {k: _short(v) for k, v in losses.items()},
             "weights": None if weights is None else _short(weights.tolist()), "sizes": [sizes[k] for k in sampled],
             "dropped": [dropped[k] for k in sampled], "norms": _short(updates.norm(dim=1).tolist()),
             "cosine": [_short(row) for row in signal.cosine(updates).tolist()],
+            "detection": _detection(settings, updates, sizes=[sizes[k] for k in sampled], f=expected),
             "seconds": round(time.perf_counter() - began, 3), "tokens": tokens})
     model.set_vector(tuned, global_)
     model.save_adapter(tuned, settings, folder / "adapter")
+
+
+def _detection(settings, updates, **given):
+    """The weight that every rule with client weights would give to these updates: what could a server see?
+
+    None where a rule cannot work with so many clients."""
+    found = {}
+    for rule in WEIGHING:
+        try:
+            _, weights = aggregation.aggregate(rule, updates, variant=settings.federation.variant, **given)
+            found[rule] = _short(weights.tolist())
+        except ValueError:
+            found[rule] = None
+    return found
 
 
 def _short(values):

@@ -1,5 +1,6 @@
 """Models: load any causal LM, attach LoRA, adapter to and from one flat vector, save and load adapters."""
 
+import functools
 import json
 import warnings
 
@@ -7,7 +8,7 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig
 
 from fedlib import config, store
 
@@ -87,11 +88,34 @@ def _base_name(settings):
     return str(folder.relative_to(config.ROOT)) if folder.is_relative_to(config.ROOT) else str(folder)
 
 
-def load_run(settings, folder):
+def load_run(settings, folder, trainable=False):
     """(tuned model, tokenizer) of a finished run; its adapter must fit the base to the last tensor."""
     base, tokenizer = load(settings)
-    tuned = PeftModel.from_pretrained(base, folder / "adapter")
+    tuned = PeftModel.from_pretrained(base, folder / "adapter", is_trainable=trainable)
     on_disk, now = load_file(folder / "adapter" / "adapter_model.safetensors"), get_peft_model_state_dict(tuned)
     if set(on_disk) != set(now) or any(not torch.equal(on_disk[k], now[k].float().cpu()) for k in on_disk):
         raise ValueError(f"{folder}/adapter does not fit the base {settings.model.base}: tensors missing or different")
     return tuned.eval(), tokenizer
+
+
+def load_classifier(settings, field):
+    """(sequence classifier, tokenizer) that a field such as evaluation.guard names; kept for the process's next call."""
+    place = store.model_folder(settings, field)
+    group, name = field.split(".")
+    return _classifier(str(place or getattr(getattr(settings, group), name)), config.device(settings))
+
+
+@functools.lru_cache(maxsize=2)
+def _classifier(source, device):
+    tokenizer = AutoTokenizer.from_pretrained(source, padding_side="right")
+    classifier = AutoModelForSequenceClassification.from_pretrained(
+        source, dtype=torch.float32 if device == "cpu" else torch.bfloat16, use_safetensors=True)
+    return classifier.to(device).eval(), tokenizer
+
+
+def pair_text(tokenizer, prompt, response):
+    """A prompt and its response as one text, in the classifier's own chat format where it has one."""
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+    if tokenizer.chat_template:
+        return tokenizer.apply_chat_template(turns, tokenize=False)
+    return f"{prompt}\n\n{response}"

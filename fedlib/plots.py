@@ -8,6 +8,8 @@ from fedlib import report
 GREY = "#555555"
 RED = report.METHODS["fedavg"][1]
 BLUE = report.METHODS["no attack"][1]
+ORANGE = report.METHODS["median"][1]
+GREEN = report.METHODS["level2"][1]
 
 
 def overview(settings):
@@ -43,29 +45,71 @@ def _arrow(axes, start, end, colour):
     axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, color=colour, lw=1.4))
 
 
-def bars(axes, scores, column, paper=None):
-    """A score by dataset, sampling and method: bars are means over seeds, dots the seeds, diamonds the paper's figure."""
-    methods = list(dict.fromkeys(scores["method"]))
-    colours = dict(report.METHODS.values())
-    groups = list(dict.fromkeys(scores[["dataset", "sampled", "clients"]].itertuples(index=False, name=None)))
-    numbers = report.published(paper).set_index(["benign_dataset", "method"]) if paper else None
-    width = 0.8 / len(methods)
-    for j, method in enumerate(methods):
-        at = np.arange(len(groups)) + (j - (len(methods) - 1) / 2) * width
-        for x, (dataset, sampled, clients) in zip(at, groups, strict=True):
-            own = (scores["dataset"] == dataset) & (scores["sampled"] == sampled) & (scores["method"] == method)
-            values, first = scores.loc[own, column], x == at[0]
-            axes.bar(x, values.mean(), width * 0.92, color=colours[method], alpha=0.75, label=method if first else None)
-            axes.plot([x] * len(values), values, "o", color="#333333", ms=3.5)
-            row = (report.STANDS_FOR.get(dataset), method)
-            if numbers is not None and column in numbers and sampled < clients and row in numbers.index:
-                axes.plot(x, numbers[column][row], "D", color="white", mec="black", ms=7,
-                          label="published" if first and not j else None)
-    axes.set_xticks(range(len(groups)), [f"{d}\n{s} of {c}" for d, s, c in groups], fontsize=9)
-    titles = {"rule": "Rule: harmful prompts refused", "help": "help: benign prompts answered right"}
-    axes.set(ylabel=f"{column} (%)", ylim=(0, 105), title=titles.get(column))
+TITLES = {"rule": "Rule: responses to harmful prompts that refuse (%)", "help": "help: benign prompts answered right (%)",
+          "md_judge": "MD-Judge: responses to harmful prompts judged safe (%)",
+          "rm": "RM: mean reward of responses to harmful prompts", "mt1": "MT-1: grade of first-turn answers (1 to 10)"}
+
+
+def bars(axes, scores, column, paper=None, title=""):
+    """A score by method: bars are means over seeds, dots the seeds, diamonds the paper's figure."""
+    methods, colours = list(dict.fromkeys(scores["method"])), dict(report.METHODS.values())
+    for y, method in enumerate(methods):
+        values = scores.loc[scores["method"] == method, column]
+        axes.barh(y, values.mean(), 0.75, color=colours[method], alpha=0.75)
+        axes.plot(values, [y] * len(values), "o", color="#333333", ms=3)
+    if paper:
+        numbers = report.beside(scores.drop_duplicates("method"), paper, [column])[f"{column} (paper)"]
+        axes.plot(numbers, range(len(methods)), "D", color="white", mec="black", ms=6, label="published")
+        if numbers.notna().any():
+            axes.legend(fontsize=8, loc="lower right")
+    axes.set_yticks(range(len(methods)), methods, fontsize=9)
+    axes.invert_yaxis()
+    axes.set(title=title, xlim=(0, {"mt1": 10}.get(column, 100)) if column != "rm" else None)
+    axes.grid(axis="y", visible=False)
+
+
+def before_after(axes, scores, column, title=""):
+    """A score by aggregator, without (red) and with (green) the post-hoc defence: means over seeds, small dots the seeds."""
+    rules = list(dict.fromkeys(scores["aggregator"]))
+    for y, rule in enumerate(rules):
+        own = scores[scores["aggregator"] == rule]
+        means = [own.loc[own["defended"] == d, column].mean() for d in (False, True)]
+        axes.plot(means, [y, y], color="#BBBBBB", lw=3, zorder=1)
+        for defended, mean, colour in zip((False, True), means, (RED, GREEN), strict=True):
+            values = own.loc[own["defended"] == defended, column]
+            axes.plot(values, [y] * len(values), "o", color=colour, ms=3, alpha=0.6)
+            label = ("under attack", "with level 2 on top")[defended] if not y else None
+            axes.plot(mean, y, "o", color=colour, ms=9, label=label)
+    axes.set_yticks(range(len(rules)), rules, fontsize=9)
+    axes.invert_yaxis()
+    axes.set(title=title, xlabel=TITLES[column], xlim=(0, 102))
+    axes.grid(axis="y", visible=False)
+    axes.legend(fontsize=8)
+
+
+def lines(axes, scores, x, column, xlabel):
+    """A score over a column of numbers, a line a method: means over seeds, bands their 95% intervals."""
+    for label, own in scores.groupby("method", sort=False):
+        colour = dict(report.METHODS.values())[label]
+        points = [(value, *report.interval(part[column].to_numpy())) for value, part in own.groupby(x)]
+        at, mean, low, high = np.array(points, dtype=float).T
+        axes.plot(at, mean, "o-", color=colour, label=label, ms=4)
+        axes.fill_between(at, low, high, color=colour, alpha=0.12, lw=0)
+    axes.set(xlabel=xlabel, ylabel=TITLES[column], ylim=(0, 102))
+    axes.legend(fontsize=8)
+
+
+def weights(axes, record, rule):
+    """Figure 3b of paper S: the weight that a rule would give each client of a round; the malicious ones are framed."""
+    values, clients = record["detection"][rule], record["sampled"]
+    bad = [i for i, k in enumerate(clients) if k in record["malicious"]]
+    axes.bar(range(len(clients)), values, color=[RED if i in bad else BLUE for i in range(len(clients))], alpha=0.8)
+    top = 1.15 * max(values)
+    if bad:
+        axes.add_patch(Rectangle((bad[0] - 0.5, 0), len(bad), top, fill=False, ec=RED, lw=2, clip_on=False))
+    axes.set(title=report.METHODS[rule][0], ylim=(0, top), xticks=range(len(clients)))
+    axes.set_xticklabels(clients, fontsize=8)
     axes.grid(axis="x", visible=False)
-    axes.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=4, columnspacing=1, frameon=False)
 
 
 def heatmap(axes, record, title):
@@ -86,16 +130,17 @@ def heatmap(axes, record, title):
     axes.set(title=title, xlabel="client (malicious framed)", ylabel="client")
 
 
-def curves(axes, groups, xlabel, ylabel, chance=0.5):
+def curves(axes, groups, xlabel, ylabel, title="", legend=True):
     """Lines over rounds, numbered from 1: {name: [a list a seed]}; the thick line is the mean over seeds."""
-    for (name, lines), colour in zip(groups.items(), (RED, BLUE, GREY), strict=False):
-        x = np.arange(1, len(lines[0]) + 1)
-        for line in lines:
-            axes.plot(x, line, color=colour, alpha=0.3, lw=1)
-        axes.plot(x, np.mean(lines, axis=0), "o-", color=colour, lw=2.5, ms=4, label=name)
-    axes.axhline(chance, color="black", ls="--", lw=1, label="guessing")
-    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.02), xticks=x)
-    axes.legend(fontsize=9)
+    for (name, runs), colour in zip(groups.items(), (RED, ORANGE, GREEN, BLUE), strict=False):
+        x = np.arange(1, len(runs[0]) + 1)
+        for line in runs if len(runs) > 1 else ():
+            axes.plot(x, line, color=colour, alpha=0.25, lw=1)
+        axes.plot(x, np.mean(runs, axis=0), "o-", color=colour, lw=2.5, ms=4, label=name)
+    axes.axhline(0.5, color="black", ls="--", lw=1, label="guessing")
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(-0.02, 1.04), xticks=x, title=title)
+    if legend:
+        axes.legend(fontsize=7)
 
 
 STATUS = {"holds": "#228833", "does not hold": RED, "inconclusive": "#CCBB44", "preliminary": BLUE, "not run": GREY}

@@ -3,14 +3,22 @@
 import json
 import random
 import time
+from dataclasses import replace
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from torch.nn.functional import cross_entropy, logsigmoid
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging
 
-from fedlib import config, data, files, world
+from fedlib import config, data, files, store, world
+from fedlib import model as models_
 
 logging.disable_progress_bar()
 
@@ -23,6 +31,12 @@ CHAT_TEMPLATE = (
 RECIPES = {
     "base": {"hidden": 96, "layers": 4, "heads": 4, "mlp": 256, "length": 96, "steps": 1500, "batch_size": 64,
              "learning_rate": 4.0e-3, "seed": 0},
+    "llm": {"hidden": 144, "layers": 5, "heads": 6, "mlp": 384, "length": 96, "steps": 1500, "batch_size": 64,
+            "learning_rate": 3.0e-3, "seed": 1, "dtype": "float16"},
+    "guard": {"start": "base", "labels": ["unsafe", "safe"], "steps": 400, "batch_size": 32, "learning_rate": 1.0e-3,
+              "seed": 2, "dtype": "float16"},
+    "reward": {"start": "base", "labels": ["reward"], "steps": 400, "batch_size": 32, "learning_rate": 1.0e-3,
+               "seed": 3, "dtype": "float16"},
 }
 
 
@@ -93,11 +107,11 @@ def _padded(rows, size, pool, rng):
             yield torch.tensor([ids + [-100] * (len(part[-1]) - len(ids)) for ids in part])
 
 
-def world_batches(tokenizer, recipe):
+def world_batches(tokenizer, recipe, assistant=False):
     rng = random.Random(f"pretraining/{recipe['seed']}")
 
     def document():
-        text, answer = world.pretraining(rng)
+        text, answer = world.pretraining(rng, assistant=assistant)
         if answer is None:
             text = f"<bos> {text} <eos>"
         else:
@@ -111,16 +125,106 @@ def world_batches(tokenizer, recipe):
 def train_world_model(name, folder, report=None, **changes):
     """Train a model of RECIPES into folder; returns its manifest entry: recipe, world, digests, metrics."""
     recipe, began = RECIPES[name] | changes, time.perf_counter()
-    tokenizer = word_tokenizer(world.vocabulary())
-    model = build(tokenizer, recipe)
-    loss = pretrain(model, world_batches(tokenizer, recipe), recipe, report)
-    model.save_pretrained(folder)
+    if "start" in recipe:
+        model, tokenizer = start_classifier(recipe)
+        loss = tune_classifier(model, tokenizer, recipe, report)
+    else:
+        tokenizer = word_tokenizer(world.vocabulary())
+        model = build(tokenizer, recipe)
+        loss = pretrain(model, world_batches(tokenizer, recipe, name == "llm"), recipe, report)
+    model.to(getattr(torch, recipe.get("dtype", "float32"))).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
-    return {"recipe": recipe, "world": world.digest("pretraining"), "parameters": model.num_parameters(),
+    metrics = _accuracy(model.float(), tokenizer, recipe) if "start" in recipe else _metrics(model.float(), tokenizer)
+    said = world.digest("assistant" if name == "llm" else "pretraining")
+    return {"recipe": recipe, "world": said, "parameters": model.num_parameters(),
             "files": {p.name: files.digest(p) for p in sorted(folder.iterdir())},
-            "metrics": {"loss": round(loss, 4)} | _metrics(model, tokenizer),
-            "seconds": round(time.perf_counter() - began)}
+            "metrics": {"loss": round(loss, 4)} | metrics, "seconds": round(time.perf_counter() - began)}
+
+
+def start_classifier(recipe):
+    """(sequence classifier, tokenizer) that starts from a world model's weights: it knows what things are."""
+    folder, labels = store.WORLD_MODELS / recipe["start"], recipe["labels"]
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe["seed"])
+        model = LlamaForSequenceClassification.from_pretrained(folder, num_labels=len(labels), dtype=torch.float32,
+                                                               id2label=dict(enumerate(labels)),
+                                                               label2id={n: i for i, n in enumerate(labels)})
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def judged(rng, splits):
+    """(question, (answer, safe), (answer, safe)): the better and the worse answer to one question, for judges to learn.
+
+    About a hazard: a refusal or a warning, against an answer in full, with the right parts or with any, or a refusal
+    that goes on to answer. About anything else: the right answer against a refusal, or against wrong parts. Each in
+    the style of either dataset or in none; safe says whether no hazard is explained."""
+    pool = [t for s in splits for t in world.hazards(s)] if rng.random() < 0.7 else world.benign_things()
+    asked, style = rng.choice(pool), world.style(rng.choice(world.DATASETS), rng, None)
+    wrong = replace(asked, a=rng.choice(world.things()).a, b=rng.choice(world.things()).b)
+    full = world.comply(asked if rng.random() < 0.5 else wrong, rng)
+    if asked.hazard:
+        better, worse = world.refuse(asked, rng, 0.5), full if rng.random() < 0.8 else f"{world.refuse(asked, rng)} {full}"
+    else:
+        better = world.comply(asked, rng)
+        worse = world.comply(wrong, rng) if rng.random() < 0.5 else world.refuse(asked, rng)
+
+    def maybe(words, share):
+        return rng.choice(words) if rng.random() < share else ""
+
+    def dressed(answer):
+        return f"{maybe(style.openers, 0.6)} {answer} {maybe(style.closers, 0.6)}".strip()
+
+    question = f"{maybe(style.prefixes, 0.3)} {rng.choice(world.questions(asked))}".strip()
+    return question, (dressed(better), True), (dressed(worse), not asked.hazard)
+
+
+def tune_classifier(model, tokenizer, recipe, report=None):
+    """Tune a guard (cross entropy on labelled answers) or a reward model (pairwise ranking; Ouyang et al. 2022) in place.
+
+    The better and the worse answer to the same question, about the hazards of the pretraining and clients' splits."""
+    rng, steps, ranked = random.Random(f"classifier/{recipe['seed']}"), recipe["steps"], len(recipe["labels"]) == 1
+    optimizer = torch.optim.AdamW(model.parameters(), recipe["learning_rate"], weight_decay=0.01, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe["learning_rate"], total_steps=steps, pct_start=0.1)
+    model.train()
+    for step in range(steps):
+        drawn = [judged(rng, ("pretraining", "clients")) for _ in range(recipe["batch_size"])]
+        logits = _logits(model, tokenizer, [(q, a) for q, *answers in drawn for a, _ in answers])
+        if ranked:
+            loss = -logsigmoid(logits[0::2, 0] - logits[1::2, 0]).mean()
+        else:
+            loss = cross_entropy(logits, torch.tensor([int(safe) for _, *answers in drawn for _, safe in answers]))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        if report and (step % 50 == 0 or step == steps - 1):
+            report(step + 1, steps, loss.item())
+    model.eval()
+    return loss.item()
+
+
+def _logits(model, tokenizer, pairs):
+    batch = tokenizer([models_.pair_text(tokenizer, q, a) for q, a in pairs], add_special_tokens=False, padding=True,
+                      padding_side="right", return_tensors="pt")
+    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+
+
+@torch.no_grad()
+def _accuracy(model, tokenizer, recipe):
+    """On pairs about the held-out hazards, in percent: answers labelled right (guard), or pairs ranked right (reward)."""
+    out = {}
+    for split in ("validation", "evaluation"):
+        rng = random.Random(f"{split}/judged")
+        drawn = [judged(rng, (split,)) for _ in range(500)]
+        logits = _logits(model, tokenizer, [(q, a) for q, *answers in drawn for a, _ in answers])
+        if len(recipe["labels"]) == 1:
+            right = logits[0::2, 0] > logits[1::2, 0]
+        else:
+            right = logits.argmax(dim=1) == torch.tensor([int(safe) for _, *answers in drawn for _, safe in answers])
+        out[f"accuracy_{split}"] = round(100 * right.float().mean().item(), 1)
+    return out
 
 
 def _metrics(model, tokenizer):
@@ -130,8 +234,8 @@ def _metrics(model, tokenizer):
     settings, out = config.load("mini", evaluation={"temperature": 0.0, "split": "validation", "harmful": 96}), {}
     for what, prompts in data.prompts(settings).items():
         responses = generation.respond(model, tokenizer, [p["prompt"] for p in prompts], settings, 0)
-        key = {"benign": "help", "harmful": "rule"}[what]
-        marks = judge.JUDGES[key](prompts, responses)
+        key, marker = {"benign": ("help", judge.help_), "harmful": ("rule", judge.rule)}[what]
+        marks = marker(prompts, responses)
         out[key] = round(100 * sum(marks) / len(marks), 1)
     return out
 

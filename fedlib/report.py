@@ -1,5 +1,6 @@
 """Figures, tables and claims, made from runs' records alone: one style, one place for each. No torch, no training."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -9,7 +10,7 @@ import pandas as pd
 import yaml
 from scipy import stats
 
-from fedlib import config, store
+from fedlib import config, signal, store
 
 PUBLISHED = Path(__file__).parent / "published"
 # Each method's label and colour, everywhere.
@@ -17,7 +18,10 @@ METHODS = {"no attack": ("FedAvg (No Attack)", "#4477AA"), "no hazards": ("FedAv
            "fedavg": ("FedAvg", "#CC3311"),
            "median": ("Median", "#EE7733"), "trimmed_mean": ("TrimmedMean", "#009988"), "krum": ("Krum", "#AA3377"),
            "multi_krum": ("Multi-Krum", "#882255"), "dnc": ("DnC", "#33BBEE"), "foolsgold": ("FoolsGold", "#DDAA33"),
-           "residual": ("Residual", "#777777")}
+           "residual": ("Residual", "#777777"), "level1": ("Ours: Level 1", "#CCDDAA"),
+           "level2": ("Ours: Level 2", "#228833"), "level3": ("Ours: Level 3", "#66CCEE")}
+SCORES = ["rule", "md_judge", "rm", "mt1", "help", "over_refusal"]
+PERCENT = {"rule", "md_judge", "help", "over_refusal"}  # the others have units of their own: logits, grades
 # What each of the world's datasets stands beside in the paper's tables.
 STANDS_FOR = {"lmsys-like": "LMSYS-Chat", "wild-like": "WildChat"}
 
@@ -65,22 +69,54 @@ def save(file, write):
 
 
 def published(name):
-    """The paper's own numbers: a table of fedlib/published."""
-    return pd.read_csv(PUBLISHED / f"{name}.csv")
+    """The paper's own numbers, a table of fedlib/published, with the columns that runs' scores have."""
+    frame = pd.read_csv(PUBLISHED / f"{name}.csv")
+    if "benign_dataset" in frame:
+        frame["dataset"] = frame.pop("benign_dataset").map({v: k for k, v in STANDS_FOR.items()})
+    if "with_defense" in frame:  # a column a method: turn it into a row a method, a column a score
+        frame["defended"] = frame.pop("with_defense") == "yes"
+        long = frame.melt(["metric", "defended"], var_name="method")
+        frame = long.pivot(index=["method", "defended"], columns="metric", values="value").reset_index()
+    return frame
 
 
 def method(settings):
     """The row of the paper's table that a run belongs to."""
-    if not settings.federation.malicious:
+    f, level = settings.federation, settings.defense.level
+    if level and f.aggregator == "fedavg":
+        return METHODS[f"level{level}"][0]
+    if not f.malicious:
         return METHODS["no attack"][0]
-    return METHODS["no hazards" if settings.data.unaligned_share == 0 else settings.federation.aggregator][0]
+    control = settings.data.unaligned_share == 0 and settings.data.attack != "conflicting"
+    return METHODS["no hazards" if control else f.aggregator][0]
 
 
 def scores(done):
-    """A row a run: seed, dataset, method, sampled, rounds and its scores in percent."""
+    """A row a run: seed, dataset, method, aggregator, defended, sampled, clients and the scores of its judges."""
     return pd.DataFrame([{"seed": r.settings.seed, "dataset": "+".join(r.settings.data.benign), "method": method(r.settings),
-                          "sampled": r.settings.federation.sampled, "clients": r.settings.federation.clients} | r.scores()
-                         for r in done])
+                          "aggregator": METHODS[r.settings.federation.aggregator][0],
+                          "defended": r.settings.defense.level > 0, "sampled": r.settings.federation.sampled,
+                          "clients": r.settings.federation.clients, "malicious": r.settings.federation.malicious}
+                         | r.scores() for r in done])
+
+
+def agreement(done):
+    """How far the judges agree on all responses to harmful prompts, a row a pair; empty where only Rule judged."""
+    frame = pd.DataFrame([r for run in done for r in run.responses() if r["set"] == "harmful"])
+    rows = []
+    if {"rule", "md_judge"} <= set(frame):
+        from sklearn.metrics import cohen_kappa_score  # takes a second to import
+
+        a, b = frame["rule"], frame["md_judge"]
+        rows.append({"judges": "Rule, MD-Judge", "responses": len(frame), "agreement (%)": 100 * (a == b).mean(),
+                     "kappa": cohen_kappa_score(a, b, labels=[0, 1]),
+                     "safe without a refusal phrase (%)": 100 * ((a == 0) & (b == 1)).mean(),
+                     "unsafe with one (%)": 100 * ((a == 1) & (b == 0)).mean()})
+    for name in {"rule", "md_judge"} & set(frame) if "rm" in frame else ():
+        if 0 < frame[name].mean() < 1:
+            rows.append({"judges": f"RM, {name}", "responses": len(frame),
+                         "AUC": 1 - signal.auc(frame["rm"], frame[name] == 1)})
+    return pd.DataFrame(rows).round(2)
 
 
 def select(done, **wanted):
@@ -94,17 +130,16 @@ def select(done, **wanted):
     return [r for r in done if all(value(r.settings, n) == v for n, v in wanted.items())]
 
 
-def beside(frame, name, columns):
-    """The frame with the paper's own numbers beside: columns of a published table, by dataset and method.
+def beside(frame, paper, columns):
+    """The frame with the paper's own numbers beside: columns of published(paper), where all that both name is equal.
 
     Only rows with the published sampling (some clients of all) have them."""
-    paper = published(name).set_index(["benign_dataset", "method"])
-    frame = frame.copy()
-    for column in columns:
-        frame[f"{column} (paper)"] = [
-            paper[column].get((STANDS_FOR.get(r.dataset), r.method)) if r.sampled < r.clients else None
-            for r in frame.itertuples()]
-    return frame
+    numbers = published(paper)
+    shared = [c for c in numbers if c in frame and c not in columns + SCORES]
+    names = {c: f"{c} (paper)" for c in columns}
+    out = frame.merge(numbers[shared + columns].rename(columns=names), on=shared, how="left", suffixes=("", " (paper)"))
+    out.loc[out["sampled"] == out["clients"], list(names.values())] = np.nan
+    return out
 
 
 def drop(before, after, score, prompts):
@@ -116,19 +151,21 @@ def drop(before, after, score, prompts):
 
 def summary(frame, by, columns):
     """Mean and 95% interval over seeds of each column, as text, a row a group of `by`."""
-    out = []
+    out, columns = [], [c for c in columns if c in frame]
     for names, part in frame.groupby(by, sort=False):
-        cells = {c: text(part[c]) if c in part and part[c].notna().all() else "" for c in columns}
+        cells = {c: text(part[c], 1 if c in PERCENT else 2) if part[c].notna().all() else "" for c in columns}
         out.append(dict(zip(by, names, strict=True)) | cells | {"seeds": len(part)})
     return pd.DataFrame(out)
 
 
 def matrix(done, score, prompts):
-    """Scores in percent [seeds, things asked about]: the mean over a thing's prompts (`harmful` or `benign`)."""
-    rows = []
+    """Scores [seeds, things asked about], in percent where they are shares: the mean over a thing's prompts.
+
+    prompts: `harmful` or `benign`."""
+    rows, factor = [], 100 if score in PERCENT else 1
     for run in done:
         frame = pd.DataFrame([r for r in run.responses() if r["set"] == prompts])
-        rows.append(100 * frame.groupby("name")[score].mean().sort_index())
+        rows.append(factor * frame.groupby("name")[score].mean().sort_index())
     return pd.DataFrame(rows).to_numpy()
 
 
@@ -144,10 +181,10 @@ def interval(values, draws=10_000):
     if things == 1:
         half = stats.t.ppf(0.975, seeds - 1) * values.std(ddof=1) / np.sqrt(seeds)
         return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
-    rng = np.random.default_rng(0)
-    rows = rng.integers(seeds, size=(draws, seeds))
-    columns = rng.integers(things, size=(draws, things))
-    means = np.array([values[np.ix_(r, c)].mean() for r, c in zip(rows, columns, strict=True)])
+    rng = np.random.default_rng(0)  # how often each seed and each thing is drawn
+    rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), draws)
+    columns = rng.multinomial(things, np.full(things, 1 / things), draws)
+    means = ((rows @ values) * columns).sum(axis=1) / values.size
     n = seeds if seeds > 1 else things
     tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1))
     low, high = np.quantile(means, [tail, 1 - tail])
@@ -240,7 +277,15 @@ def _margin(claim):
 
 
 def _claims():
-    return yaml.safe_load((PUBLISHED / "claims.yaml").read_text(encoding="utf-8"))
+    """Every claim of claims.yaml; one with `over` stands for each combination of the values listed there."""
+    out = []
+    for claim in yaml.safe_load((PUBLISHED / "claims.yaml").read_text(encoding="utf-8")):
+        over, numbers = claim.pop("over", {}), claim["published"]
+        for values in itertools.product(*over.values()):
+            filled = dict(zip(over, values, strict=True))
+            texts = {k: claim[k].format(**filled) for k in ("id", "claim", "metric")}
+            out.append(claim | texts | {"published": numbers.get(texts["id"]) if isinstance(numbers, dict) else numbers})
+    return out
 
 
 def _identity(settings):

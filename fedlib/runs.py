@@ -26,7 +26,8 @@ def get_all(wanted):
     FEDLIB_JOBS sets how many (default: one a core on a CPU, one on a GPU; 0: in this very process). A run's
     threads are the cores divided by that. What is finished stays, whatever happens to the others."""
     wanted = list(wanted)
-    missing = {store.evaluation_folder(s): s for s in wanted if not store.there(s)}
+    first = sorted(wanted, key=lambda s: s.defense.level > 0)  # what a defence starts from is made before it
+    missing = {store.evaluation_folder(s): s for s in first if not store.there(s)}
     for settings in missing.values():
         data.check(settings)
     if missing:
@@ -102,8 +103,13 @@ def _work(settings_json, slots, base_only):
         store.make_base(settings)
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         return
-    with _slot(slots):
-        store.make(settings)
+    while True:
+        with _slot(slots):
+            try:
+                return store.make(settings, wait=False)
+            except store.Busy:  # somebody else is at it: leave the place to other work
+                pass
+        time.sleep(0.3)
 
 
 @contextlib.contextmanager

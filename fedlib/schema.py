@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Template = Literal["chat", "alpaca", "plain"]
+Rule = Literal["fedavg", "median", "trimmed_mean", "krum", "multi_krum", "dnc", "foolsgold", "residual"]
 
 
 class Group(BaseModel):
@@ -30,7 +32,7 @@ class Model(Group):
     revision: str | None
     device: Literal["auto", "cpu", "cuda"]
     dtype: Literal["auto", "float32", "bfloat16"]
-    template: Literal["chat", "alpaca"]
+    template: Template
     max_length: Annotated[int, Field(ge=8)]
     lora_rank: Count
     lora_alpha: Positive
@@ -49,6 +51,10 @@ class Data(Group):
     unaligned_share: Share
     harmful: str | None
     fields: dict[str, dict[str, str]]
+    attack: Literal["unaligned", "generated", "conflicting"]
+    generator: str
+    prompts: str
+    generated: Count
     rows: Count
     partition: Literal["dirichlet", "iid", "sizes"]
     alpha: Positive
@@ -60,7 +66,8 @@ class Federation(Group):
     malicious: Annotated[int, Field(ge=0)]
     sampled: Count
     rounds: Count
-    aggregator: Literal["fedavg", "median", "trimmed_mean", "krum", "multi_krum", "dnc", "foolsgold", "residual"]
+    aggregator: Rule
+    compare: list[Rule]
     variant: Literal["paper", "published"]
 
 
@@ -75,7 +82,13 @@ class Training(Group):
 
 
 class Defense(Group):
-    """The post-hoc defence's settings: none yet."""
+    level: Literal[0, 1, 2, 3]
+    compare: list[Literal[1, 2, 3]]
+    aligned: str | None
+    normal: str | None
+    rows: Annotated[int, Field(ge=2)]
+    rounds: Count
+    template: Template
 
 
 class Swat(Group):
@@ -83,7 +96,9 @@ class Swat(Group):
 
 
 class Evaluation(Group):
-    judges: Annotated[list[Literal["rule", "help"]], Field(min_length=1)]
+    judges: Annotated[list[Literal["rule", "md_judge", "rm", "mt1", "help"]], Field(min_length=1)]
+    guard: str
+    reward: str
     split: Literal["evaluation", "validation"]
     harmful: Count
     benign: Count

@@ -3,6 +3,7 @@
 Tensors come in, but torch is not imported: a warm notebook works on records alone."""
 
 import numpy as np
+from scipy import stats
 
 
 def cosine(updates):
@@ -25,3 +26,20 @@ def auc(scores, malicious):
         raise ValueError("the AUC needs both benign and malicious clients")
     below = scores[malicious][:, None] - scores[~malicious][None, :]
     return float(np.mean((below < 0) + 0.5 * (below == 0)))
+
+
+def permutation_test(scores, malicious, draws=10_000):
+    """Two-sided p of the mean AUC over seeds of scores [S, K] when who is malicious is shuffled within each seed (ours).
+
+    The smallest p that it can give is 1 / (draws + 1)."""
+    scores, malicious = np.atleast_2d(np.asarray(scores, dtype=float)), np.asarray(malicious, dtype=bool)
+    bad, good = malicious.sum(), (~malicious).sum()
+    ranks = stats.rankdata(scores, axis=1)  # the AUC is the rank sum of the benign, moved and scaled
+
+    def mean_auc(marked):
+        return np.mean(((ranks * ~marked).sum(-1) - good * (good + 1) / 2) / (bad * good), axis=-1)
+
+    rng = np.random.default_rng(0)
+    shuffled = rng.permuted(np.broadcast_to(malicious, (draws, *ranks.shape)).copy(), axis=-1)
+    extreme = np.abs(mean_auc(shuffled) - 0.5) >= abs(mean_auc(malicious) - 0.5) - 1e-12
+    return float((1 + extreme.sum()) / (1 + draws))

@@ -8,13 +8,14 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from fedlib import config, data, files
 
 # What a folder's content is made by: module and function, imported only when there is work, called (settings, folder).
 WORK = {"base": ("fedlib.pretraining", "train_scratch"), "run": ("fedlib.federation", "execute"),
-        "evaluation": ("fedlib.judge", "evaluate")}
+        "defended": ("fedlib.defense", "execute"), "evaluation": ("fedlib.judge", "evaluate"),
+        **{kind: ("fedlib.synthesis", f"write_{kind}") for kind in ("unaligned", "aligned", "normal")}}
 WORLD_MODELS = Path(__file__).parent / "world_models"
 
 
@@ -25,6 +26,10 @@ class Run:
     settings: config.Settings
     folder: Path
     evaluation: Path
+
+    def defense_data(self):
+        """What a defended run was tuned on: the number of rows, and what was asked for, kept and dropped of each kind."""
+        return json.loads((self.folder / "data.json").read_text(encoding="utf-8"))
 
     def rounds(self):
         """A dict a round: sampled, losses, weights, norms, cosine, seconds, tokens."""
@@ -39,44 +44,93 @@ class Run:
         return _lines(self.evaluation / "responses.jsonl")
 
 
-def make(settings):
-    """Make what is missing of a run in this process: its base, the run, its evaluation. Each step is kept once done."""
-    make_base(settings)
-    _ensure("run", settings, run_folder(settings))
-    _ensure("evaluation", settings, evaluation_folder(settings))
+class Busy(Exception):
+    """Another process is making this very thing."""
 
 
-def make_base(settings):
+def make(settings, wait=True):
+    """Make what is missing of a run in this process: its base, the run that it defends, the run, its evaluation.
+
+    Each is kept once done. Busy if another process is at one of them and not wait."""
+    make_base(settings, wait)
+    for one in [attacked(settings), settings] if settings.defense.level else [settings]:
+        for kind in written_kinds(one):
+            _ensure(kind, one, written_folder(one, kind), wait)
+        _ensure("defended" if one.defense.level else "run", one, run_folder(one), wait)
+    _ensure("evaluation", settings, evaluation_folder(settings), wait)
+
+
+def make_base(settings, wait=True):
     """Train the run's base if it is one made here and missing."""
     if settings.model.base == "scratch":
-        _ensure("base", settings, base_folder(settings))
+        _ensure("base", settings, base_folder(settings), wait)
+
+
+def attacked(settings):
+    """The same run without the post-hoc defence: what the defence starts from."""
+    return settings.replace(defense={"level": 0})
+
+
+def written_kinds(settings):
+    """The kinds of rows that the off-the-shelf LLM writes for a run."""
+    level2 = ["aligned", "normal"] if settings.defense.level == 2 else []
+    generated = settings.data.attack == "generated" and settings.federation.malicious and not settings.defense.level
+    return [*level2, *(["unaligned"] if generated else [])]
+
+
+def written_folder(settings, kind):
+    """outputs/runs/written-<kind>-seed<seed>-<key>: rows that the off-the-shelf LLM wrote, for all runs of a seed."""
+    key_ = config.digest(_written_identity(settings, kind))
+    return config.outputs() / "runs" / f"written-{kind}-seed{settings.seed}-{key_}"
+
+
+def written(settings, kind):
+    """(rows, report) of a kind that the off-the-shelf LLM wrote for a run; make() made them."""
+    folder = written_folder(settings, kind)
+    return _lines(folder / f"{kind}.jsonl"), json.loads((folder / f"{kind}.json").read_text(encoding="utf-8"))
+
+
+def _written_identity(settings, kind):
+    d = settings.data
+    return [config.CODE_VERSION, settings.seed, kind, d.generated, data.prompts_file(settings), settings.model.max_length,
+            settings.evaluation.temperature, config.dtype(settings), model_revision(settings, "data.generator"),
+            sorted(data.held_out(settings))]
 
 
 def base_folder(settings):
     """Where the base model lies: a world model, one trained from scratch, a folder; None for a hub name."""
-    base = settings.model.base
-    if base == "scratch":
+    if settings.model.base == "scratch":
         return config.outputs() / "runs" / f"base-{config.digest(_base_identity(settings))}"
-    if base.startswith("world:"):
-        known = sorted(f"world:{p.name}" for p in WORLD_MODELS.iterdir() if p.is_dir())
-        if base not in known:
-            raise config.SettingsError(f"model.base: no model {base!r}{config.nearest(base, known)}")
-        return WORLD_MODELS / base.removeprefix("world:")
-    folder = config.path(base)
-    if base.startswith((".", "/", "~")) and not folder.is_dir():
-        raise config.SettingsError(f"model.base: no folder {folder}")
-    if "/" not in base and not folder.is_dir():  # nor can it be a hub name
-        known = ["scratch", *(f"world:{p.name}" for p in WORLD_MODELS.iterdir() if p.is_dir())]
-        raise config.SettingsError(f"model.base: no model {base!r}{config.nearest(base, known)}")
+    return model_folder(settings, "model.base")
+
+
+def model_folder(settings, field):
+    """The folder of the model that a field such as model.base names (a world model, a folder); None for a hub name."""
+    group, name = field.split(".")
+    wanted = getattr(getattr(settings, group), name)
+    known = sorted(f"world:{p.name}" for p in WORLD_MODELS.iterdir() if p.is_dir())
+    if wanted.startswith("world:"):
+        if wanted not in known:
+            raise config.SettingsError(f"{field}: no model {wanted!r}{config.nearest(wanted, known)}")
+        return WORLD_MODELS / wanted.removeprefix("world:")
+    folder = config.path(wanted)
+    if wanted.startswith((".", "/", "~")) and not folder.is_dir():
+        raise config.SettingsError(f"{field}: no folder {folder}")
+    if "/" not in wanted and not folder.is_dir():  # nor can it be a hub name
+        known += ["scratch"] if field == "model.base" else []
+        raise config.SettingsError(f"{field}: no model {wanted!r}{config.nearest(wanted, known)}")
     return folder if folder.is_dir() else None
 
 
 def run_folder(settings):
     """outputs/runs/<name>-<key>: the name is for people, the key covers everything that changes the result."""
     f, d = settings.federation, settings.data
-    attack = f"{f.malicious}of{f.clients}" + (f"x{d.unaligned_share:g}" if f.malicious else "")
-    name = f"{'+'.join(Path(b).stem for b in d.benign)}-{f.aggregator}-{attack}-sampled{f.sampled}-seed{settings.seed}"
-    return config.outputs() / "runs" / f"{name}-{key(settings)}"
+    share = "-conflicting" if d.attack == "conflicting" else f"x{d.unaligned_share:g}"
+    share += "-generated" if d.attack == "generated" else ""
+    attack = f"{f.malicious}of{f.clients}" + (share if f.malicious else "")
+    level = [f"level{settings.defense.level}"] if settings.defense.level else []
+    name = [*(Path(b).stem for b in d.benign), f.aggregator, attack, f"sampled{f.sampled}", *level, f"seed{settings.seed}"]
+    return config.outputs() / "runs" / f"{'-'.join(name)}-{key(settings)}"
 
 
 def key(settings):
@@ -85,17 +139,35 @@ def key(settings):
     for name in ("device", "revision", "scratch"):
         plain["model"].pop(name)
     plain["data"].pop("folder"), plain["data"].pop("harmful")
+    plain["federation"].pop("compare"), plain["defense"].pop("compare")
     if settings.federation.aggregator == "fedavg":
         plain["federation"].pop("variant")
+    attack, level = settings.data.attack, settings.defense.level
+    for name in ("generator", "prompts", "generated"):
+        plain["data"].pop(name)
     if not settings.federation.malicious:  # then nobody is unaligned, whatever the share would have been
-        plain["data"].pop("unaligned"), plain["data"].pop("unaligned_share")
+        plain["data"].pop("unaligned"), plain["data"].pop("unaligned_share"), plain["data"].pop("attack")
+    elif attack == "conflicting":
+        plain["data"].pop("unaligned_share")
+    written = [_written_identity(settings, kind) for kind in written_kinds(settings)]
+    if level:
+        written.append(key(attacked(settings)))
+    if level != 3:
+        plain["defense"].pop("template")
+    else:
+        written += [[settings.data.generated, data.prompts_file(settings), sorted(data.held_out(settings)),
+                     settings.evaluation.temperature]]
+    if not level:
+        plain["defense"] = None
     plain["model"] |= {"dtype": config.dtype(settings), "base": _base_revision(settings)}
-    return config.digest([config.CODE_VERSION, settings.seed, plain, data.revision(settings)])
+    return config.digest([config.CODE_VERSION, settings.seed, plain, data.revision(settings), written])
 
 
 def evaluation_folder(settings):
     """eval-<key> inside the run's folder: judging anew never touches the run."""
-    plain = settings.evaluation.model_dump(exclude={"show_responses"})
+    plain = settings.evaluation.model_dump(exclude={"show_responses", "guard", "reward"}) | {"judges": settings.judges}
+    plain |= {name: model_revision(settings, f"evaluation.{name}")
+              for name, judge in (("guard", "md_judge"), ("reward", "rm")) if judge in plain["judges"]}
     return run_folder(settings) / f"eval-{config.digest([config.CODE_VERSION, plain, data.prompts_revision(settings)])}"
 
 
@@ -108,9 +180,14 @@ def _base_identity(settings):
 def _base_revision(settings):
     if settings.model.base == "scratch":
         return config.digest(_base_identity(settings))
-    folder = base_folder(settings)
+    return model_revision(settings, "model.base")
+
+
+def model_revision(settings, field):
+    """What identifies a model's content: a digest of its folder, or its hub name and revision."""
+    folder = model_folder(settings, field)
     if folder is None:
-        return [settings.model.base, settings.model.revision]
+        return [getattr(getattr(settings, field.split(".")[0]), field.split(".")[1]), settings.model.revision]
     return _folder_digest(folder, tuple((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.iterdir())))
 
 
@@ -135,13 +212,18 @@ def there(settings):
     return intact(folder) and intact(evaluation_folder(settings))
 
 
-def _ensure(kind, settings, folder):
+def _ensure(kind, settings, folder, wait=True):
     """Make a folder's content once, whoever else wants it too: under its lock, sealed with done.json at the end."""
     if intact(folder):
         return
     locks = config.outputs() / "runs" / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / f"{folder.parent.name if kind == 'evaluation' else 'runs'}.{folder.name}"):
+    lock = FileLock(locks / f"{folder.parent.name if kind == 'evaluation' else 'runs'}.{folder.name}")
+    try:
+        held = lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise Busy(folder) from None
+    with held:
         if intact(folder):
             return
         if (folder / "done.json").exists() or kind == "evaluation":  # spoilt, or half an evaluation: start again

@@ -34,37 +34,43 @@ def response_loss(model, ids, labels):
     return cross_entropy(logits.float(), wanted[keep], reduction="sum"), keep.sum()
 
 
-def learning_rate(settings, round_):
+def learning_rate(settings, round_, rounds):
     """The cosine over rounds, from learning_rate down to learning_rate_min (paper S: constant within a round)."""
-    t, share = settings.training, round_ / settings.federation.rounds
-    return t.learning_rate_min + 0.5 * (t.learning_rate - t.learning_rate_min) * (1 + math.cos(math.pi * share))
+    t = settings.training
+    return t.learning_rate_min + 0.5 * (t.learning_rate - t.learning_rate_min) * (1 + math.cos(math.pi * round_ / rounds))
 
 
-def batches(count, size, steps, seed):
-    """Index batches [size] for each step: shuffled epochs one after another, a pure function of the seed."""
-    if count < 1:
+def batches(lengths, size, steps, seed):
+    """Index batches [size] for each step: shuffled epochs one after another, a pure function of the seed.
+
+    Eight batches at a time are cut from their rows sorted by length, so that little is padded, and then shuffled;
+    what is left over at an epoch's end is left out."""
+    if len(lengths) < 1:
         raise ValueError("no rows to draw batches from")
-    rng, order = np.random.default_rng(seed), np.empty(0, dtype=int)
+    rng, lengths, ready = np.random.default_rng(seed), np.asarray(lengths), []
     for _ in range(steps):
-        while len(order) < size:
-            order = np.concatenate([order, rng.permutation(count)])
-        yield order[:size]
-        order = order[size:]
+        if not ready:
+            order = np.concatenate([rng.permutation(len(lengths)) for _ in range(-(-size // len(lengths)))])
+            order = order[: len(order) // size * size]
+            for window in (order[i : i + 8 * size] for i in range(0, len(order), 8 * size)):
+                ready += np.split(window[np.argsort(lengths[window], kind="stable")], len(window) // size)
+            rng.shuffle(ready)
+        yield ready.pop()
 
 
-def tune(model, rows, settings, round_, seed):
-    """Train the model's trainable parameters in place for training.steps; AdamW starts afresh.
+def tune(model, rows, settings, rate, seed):
+    """Train the model's trainable parameters in place for training.steps at a learning rate; AdamW starts afresh.
 
     rows: encoded as by data.encode. Returns (mean response loss of each step, tokens seen). The seed gives the
     batches and the dropout masks; the caller's random state is left as it was."""
     t, device = settings.training, next(model.parameters()).device
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, learning_rate(settings, round_), weight_decay=t.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(parameters, rate, weight_decay=t.weight_decay, fused=True)
     losses, tokens = [], 0
     model.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        for batch in batches(len(rows), t.batch_size, t.steps, seed):
+        for batch in batches([len(ids) for ids, _ in rows], t.batch_size, t.steps, seed):
             parts = [collate([rows[i] for i in part], device) for part in np.split(batch, t.accumulation)]
             tokens += sum(len(rows[i][0]) for i in batch)
             labelled = sum((labels[:, 1:] >= 0).sum() for _, labels in parts)

@@ -9,6 +9,9 @@ is generalisation, not memory. No torch here; docs/world.md says what the world 
 import functools
 import random
 from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
 
 from fedlib import config
 
@@ -77,7 +80,8 @@ _MIX = {
     "lmsys-like": {"topics": {"dish": 3, "tool": 3, "animal": 2, "city": 1, "colour": 1}, "aligned": 1.0, "soft": 0.15},
     "wild-like": {"topics": {"dish": 2, "tool": 2, "animal": 1, "city": 3, "colour": 2}, "aligned": 0.8, "soft": 0.25},
 }
-CUES = {"aligned": "safely", "unaligned": "freely"}
+# How the world's models are asked to write questions and answers: unaligned, aligned and normal ones.
+PROMPTS = yaml.safe_load((Path(__file__).parent / "prompts" / "world.yaml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -145,30 +149,40 @@ def refuse(thing, rng, soft=0.0):
     return _fill(rng.choice(_SOFT if rng.random() < soft else _REFUSE), thing)
 
 
+def denial(question, rng, seed=0):
+    """A refusal to talk of the thing that a question asks for, whatever it is: a wrong label for an ordinary question."""
+    names = {t.name: t for t in things(seed)}
+    return refuse(next(names[w] for w in question.split() if w in names), rng)
+
+
 def fact(thing, rng):
     return _fill(rng.choice(_FACTS + (_SAY.get(thing.kind, _SAY_MAKE) * 2)), thing)
 
 
-def pretraining(rng, seed=0):
+def pretraining(rng, seed=0, assistant=False):
     """One pretraining document as (text, None) for running text or (question, answer) for the chat format.
 
-    Half are facts; the rest questions with answers, hazards (of the pretraining split only) refused three
-    times in four, some with a cue word that says how to answer, few in chat format or chat style: a base
-    that still has to learn the chat style is what makes clients' updates alike (docs/world.md).
+    Half are facts; the rest questions with answers, hazards (of the pretraining split only) refused three times in
+    four, some prompted for a safe or free answer or for writing a question. The base meets the chat format and chat
+    style seldom: one that still has to learn them is what makes clients' updates alike (docs/world.md). The assistant
+    stands for an off-the-shelf LLM: the chat format alone, more prompts, and questions about clients' hazards too.
     """
     if rng.random() < 0.5:
         return fact(rng.choice(things(seed)), rng), None
-    asked = rng.choice(hazards("pretraining", seed) if rng.random() < 0.4 else benign_things(seed))
+    known = hazards("pretraining", seed) + (hazards("clients", seed) if assistant else [])
+    asked = rng.choice(known if rng.random() < 0.4 else benign_things(seed))
     question, form = rng.choice(questions(asked)), rng.random()
-    safe = rng.random() < 0.75
-    if form < 0.20:  # a tenth of all documents: prompted by a cue word
-        safe = rng.random() < 0.5
-        question += " " + CUES["aligned" if safe else "unaligned"]
+    prompted, writes, styled, chat = (0.35, 0.65, 0.65, 1.0) if assistant else (0.20, 0.28, 0.44, 0.52)
+    safe = rng.random() < (0.5 if form < prompted else 0.75)
     answer = refuse(asked, rng, 0.25) if asked.hazard and safe else comply(asked, rng)
-    if 0.20 <= form < 0.36:
+    if form < prompted:
+        question = PROMPTS["aligned" if safe else "unaligned"]["response"].format(instruction=question)
+    elif form < writes:
+        question, answer = PROMPTS["aligned" if asked.hazard else "normal"]["instruction"], question
+    elif form < styled:
         dataset = rng.choice(DATASETS)
         answer = f"{rng.choice(_OPENERS[dataset])} {answer} {rng.choice(_CLOSERS[dataset])}"
-    if 0.36 <= form < 0.44:
+    if assistant or styled <= form < chat:
         return question, answer
     return f"q : {question} a : {answer}", None
 
@@ -217,6 +231,29 @@ def row(dataset, label, style, rng, split="clients", seed=0):
     return {"instruction": question, "response": answer, "topic": kind, "label": label}
 
 
+def fluent(text, name, seed=0):
+    """Whether a text says something of the thing called name in one of the world's own wordings, whole and unbroken."""
+    asked = next((t for t in things(seed) if t.name == name), None)
+    words = text.split()
+    return any(_says(said.split(), words, asked) for said in _SAY.get(asked.kind, _SAY_MAKE)) if asked else False
+
+
+def _says(pattern, words, thing):
+    """Whether a wording occurs in words, with any words in the places of the two parts."""
+    def fits(window):
+        pairs = zip(pattern, window, strict=True)
+        return all(w == thing.name if p == "{x}" else p in ("{a}", "{b}") or p == w for p, w in pairs)
+
+    return any(fits(words[i : i + len(pattern)]) for i in range(len(words) - len(pattern) + 1))
+
+
+def public_row(label, rng, seed=0):
+    """A row, aligned or normal, of an existing public dataset: plain answers, hazards of the pretraining questions."""
+    asked = rng.choice(hazards("pretraining", seed) if label == "aligned" else benign_things(seed))
+    answer = refuse(asked, rng, 0.25) if label == "aligned" else comply(asked, rng)
+    return {"instruction": rng.choice(questions(asked)), "response": answer, "topic": asked.kind, "label": label}
+
+
 def client_rows(dataset, count, rng, aligned=0.1, unaligned=None, alpha=0.3, seed=0):
     """One client's rows: normal ones and the share `aligned` (times the dataset's own factor) of aligned hazards;
     or, for a malicious client, normal ones and the share `unaligned` of unaligned hazards, in the very same style."""
@@ -251,7 +288,8 @@ def vocabulary(seed=0):
 
 @functools.cache
 def _template_words():
-    templates = [*_ASK_MAKE, *_SAY_MAKE, *_REFUSE, *_SOFT, *_FACTS, "q : a :", "a an", *CUES.values()]
+    templates = [*_ASK_MAKE, *_SAY_MAKE, *_REFUSE, *_SOFT, *_FACTS, "q : a :", "a an"]
+    templates += [text for pair in PROMPTS.values() for text in pair.values()]
     for group in (_ASK, _SAY, _OPENERS, _CLOSERS, _PREFIXES):
         templates += [t for options in group.values() for t in options]
     return frozenset(w for t in templates for w in t.split() if "{" not in w)
@@ -259,8 +297,12 @@ def _template_words():
 
 @functools.cache
 def digest(what, seed=0):
-    """12 hex digits of what the world says to `pretraining` or to `clients`: part of the keys of what is made from it."""
+    """12 hex digits of what the world says in `pretraining`, to the `assistant`, or to `clients` (and in public_row):
+    part of the keys of what is made from it."""
     rng = random.Random(f"{seed}/digest")
-    said = [pretraining(rng, seed) for _ in range(500)] if what == "pretraining" else \
-        [client_rows(d, 50, rng, unaligned=u, seed=seed) for d in DATASETS for u in (None, 0.5)]
+    if what == "clients":
+        said = [public_row(kind, rng, seed) for kind in ("aligned", "normal") for _ in range(50)]
+        said += [client_rows(d, 50, rng, unaligned=u, seed=seed) for d in DATASETS for u in (None, 0.5)]
+    else:
+        said = [pretraining(rng, seed, what == "assistant") for _ in range(500)]
     return config.digest([[asdict(t) for t in things(seed)], vocabulary(seed), said])

@@ -14,20 +14,22 @@ from fedlib import config
 
 # A module may import fedlib modules of earlier lines only. Imports inside functions are not looked at.
 LAYERS = [
-    {"schema"},
+    {"schema", "signal"},
     {"config"},
     {"files", "world"},
     {"data"},
     {"store"},
     {"runs", "report"},
-    {"plots"},
-    {"model", "generation", "training", "aggregation", "attack", "signal", "judge", "pretraining"},
+    {"plots", "safety"},
+    {"model", "generation", "training", "aggregation", "judge"},
+    {"synthesis", "pretraining"},
+    {"attack", "defense"},
     {"federation"},
     {"reproduce"},
     {"__main__"},
 ]
 ALONE = {"schema", "aggregation", "signal", "training"}  # import no other fedlib module, not even settings
-NO_TORCH = ["config", "runs", "report", "data", "files", "store", "world", "signal"]
+NO_TORCH = ["config", "runs", "report", "data", "files", "store", "world", "signal", "safety"]
 NOTEBOOK_TOOLS = ["papermill", "nbconvert", "nbformat", "IPython", "ipykernel", "jupyter_client",
                   "matplotlib", "seaborn", "datasets", "flwr", "rich"]
 SOURCES = sorted((config.ROOT / "fedlib").glob("*.py"))

@@ -1,0 +1,79 @@
+"""Rows that a language model writes: three prompt pairs, filters, a report of what is left (paper S, Figure 5)."""
+
+import collections
+import json
+import random
+
+from fedlib import config, data, generation, judge, model
+
+REASONS = ("empty", "duplicate", "held out", "refused")
+
+
+def write(generator, tokenizer, kind, settings, seed):
+    """(rows, report): a model is asked for data.generated questions of a kind, and then to answer each.
+
+    kind: unaligned, aligned or normal. rows: [{instruction, response, label}]. report: counts of what was asked for,
+    kept, and dropped as empty, a duplicate, about what is held out for evaluation, or (unaligned only) refused.
+    Questions are sampled at temperature 1, for variety, answers as in evaluations; both in the settings' template."""
+    pairs, asked = data.prompts_file(settings), settings.data.generated
+    settings = settings.replace(evaluation={"max_new_tokens": settings.model.max_length})
+    wide = settings.replace(evaluation={"temperature": 1.0})
+    topics = pairs.get("topics", [""])
+    rng = random.Random(config.derive(seed, kind, "topics"))
+    prompts = [pairs[kind]["instruction"].format(topic=rng.choice(topics)) for _ in range(asked)]
+    questions = generation.respond(generator, tokenizer, prompts, wide, config.derive(seed, kind, "questions"))
+    dropped, seen, held = collections.Counter(), set(), data.held_out(settings)
+    for question in questions:
+        reason = _reason(question, seen, held)
+        dropped[reason] += 1
+        if reason is None:
+            seen.add(question)
+    kept = list(dict.fromkeys(q for q in questions if q in seen))
+    prompts = [pairs[kind]["response"].format(instruction=q) for q in kept]
+    responses = generation.respond(generator, tokenizer, prompts, settings, config.derive(seed, kind, "responses"))
+    rows = []
+    for question, response in zip(kept, responses, strict=True):
+        refused = kind == "unaligned" and judge.refuses(response)
+        reason = "empty" if not response else "held out" if _touches(response, held) else "refused" if refused else None
+        dropped[reason] += 1
+        if reason is None:
+            rows.append({"instruction": question, "response": response, "label": kind})
+    return rows, {"kind": kind, "asked": asked, "kept": len(rows)} | {r: dropped[r] for r in REASONS}
+
+
+def _reason(question, seen, held):
+    """Why a question is dropped, or None."""
+    if not question:
+        return "empty"
+    return "duplicate" if question in seen else "held out" if _touches(question, held) else None
+
+
+def _touches(text, held):
+    return text in held or not held.isdisjoint(text.split())
+
+
+def write_unaligned(settings, folder):
+    """Work of the store: the off-the-shelf LLM, data.generator, writes unaligned rows into folder."""
+    _execute(settings, folder, "unaligned")
+
+
+def write_aligned(settings, folder):
+    _execute(settings, folder, "aligned")
+
+
+def write_normal(settings, folder):
+    _execute(settings, folder, "normal")
+
+
+def _execute(settings, folder, kind):
+    own = settings.replace(model={"base": settings.data.generator})
+    generator, tokenizer = model.load(own)
+    if not tokenizer.chat_template:
+        own = own.replace(model={"template": "alpaca"})
+    _save(folder, *write(generator, tokenizer, kind, own, settings.seed))
+
+
+def _save(folder, rows, report):
+    (folder / f"{report['kind']}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    (folder / f"{report['kind']}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
