@@ -35,21 +35,23 @@ def _check_rule(settings):
         raise config.SettingsError(f"federation.aggregator: with federation.sampled: {f.sampled}: {error}") from None
 
 
-def encoded_clients(settings, tokenizer):
-    """Every client's rows, encoded, and how many were dropped because no response was left (paper S: truncation)."""
-    parts = [data.encode(attack.client_rows(settings, k), tokenizer, settings.model.template, settings.model.max_length)
-             for k in range(settings.federation.clients)]
-    for client, (rows, dropped) in enumerate(parts):
+def encoded_clients(settings, tokenizer, clients=None):
+    """{client: its rows, encoded} and {client: how many were dropped because no response was left (paper S: truncation)}.
+
+    clients: whose; all if None."""
+    clients, m = range(settings.federation.clients) if clients is None else clients, settings.model
+    parts = {k: data.encode(attack.client_rows(settings, k), tokenizer, m.template, m.max_length) for k in clients}
+    for client, (rows, dropped) in parts.items():
         if not rows and not dropped:
             raise files.DataError(f"client {client}: no rows; raise data.alpha or data.rows, or lower federation.clients")
         if not rows:
             raise files.DataError(f"client {client}: no row left ({dropped} prompts fill model.max_length, "
                                  f"{settings.model.max_length}, alone)")
-    ids = [i for rows, _ in parts for row, _ in rows[:50] for i in row]
+    ids = [i for rows, _ in parts.values() for row, _ in rows[:50] for i in row]
     if tokenizer.unk_token_id is not None and ids.count(tokenizer.unk_token_id) > 0.2 * len(ids):
         raise files.DataError(f"most words of data.benign are unknown to {settings.model.base}: take a base that reads "
                               "them, or model.base: scratch")
-    return [rows for rows, _ in parts], [dropped for _, dropped in parts]
+    return {k: rows for k, (rows, _) in parts.items()}, {k: dropped for k, (_, dropped) in parts.items()}
 
 
 def client_update(tuned, global_, rows, settings, round_, client):
@@ -65,8 +67,9 @@ def execute(settings, folder):
     _check_rule(settings)
     base, tokenizer = model.load(settings)
     tuned = model.attach_lora(base, settings)
-    clients, dropped = encoded_clients(settings, tokenizer)
-    sizes = [len(rows) for rows in clients]
+    asked = sorted({k for round_ in range(settings.federation.rounds) for k in sample(settings, round_)})
+    clients, dropped = encoded_clients(settings, tokenizer, asked)
+    sizes = {k: len(rows) for k, rows in clients.items()}
     expected = expected_malicious(settings)
     global_, history, start = _resume(folder, model.get_vector(tuned), settings)
     for round_ in range(start, settings.federation.rounds):

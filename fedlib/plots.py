@@ -59,9 +59,7 @@ def bars(axes, scores, column, paper=None, title=""):
         axes.plot(values, [y] * len(values), "o", color="#333333", ms=3)
     if paper:
         numbers = report.beside(scores.drop_duplicates("method"), paper, [column])[f"{column} (paper)"]
-        axes.plot(numbers, range(len(methods)), "D", color="white", mec="black", ms=6, label="published")
-        if numbers.notna().any():
-            axes.legend(fontsize=8, loc="lower right")
+        axes.plot(numbers, range(len(methods)), "D", color="white", mec="black", ms=6)
     axes.set_yticks(range(len(methods)), methods, fontsize=9)
     axes.invert_yaxis()
     axes.set(title=title, xlim=(0, {"mt1": 10}.get(column, 100)) if column != "rm" else None)
@@ -104,7 +102,7 @@ def weights(axes, record, rule):
     values, clients = record["detection"][rule], record["sampled"]
     bad = [i for i, k in enumerate(clients) if k in record["malicious"]]
     axes.bar(range(len(clients)), values, color=[RED if i in bad else BLUE for i in range(len(clients))], alpha=0.8)
-    top = 1.15 * max(values)
+    top = 1.15 * max(v for found in record["detection"].values() for v in found or [0])
     if bad:
         axes.add_patch(Rectangle((bad[0] - 0.5, 0), len(bad), top, fill=False, ec=RED, lw=2, clip_on=False))
     axes.set(title=report.METHODS[rule][0], ylim=(0, top), xticks=range(len(clients)))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedlib import report, signal, store
+from fedlib import attack, report, signal, store
 
 LABEL = {name: label for name, (label, _) in report.METHODS.items()}
 SIGNALS = ("similarity", "foolsgold", "krum", "dnc", "residual")
@@ -49,10 +49,23 @@ def table4(settings, clients=(50, 100)):
     return settings.vary(sizes, methods, _seeds(settings))
 
 
-def shares(settings):
-    """Every number of malicious clients up to half: FedAvg, Krum, DnC and level 2; first dataset, full participation."""
+def existing(settings):
+    """The attack under every existing defence; first dataset, full participation."""
+    first = {"data": {"benign": settings.data.benign[:1]}}
+    return settings.vary([first], [settings.full_participation()], _rules(settings), _seeds(settings))
+
+
+def best_rule(done):
+    """The aggregator of the existing defence with the highest mean safety among these runs."""
+    score = "md_judge" if "md_judge" in done[0].settings.judges else "rule"
+    rules = dict.fromkeys(r.settings.federation.aggregator for r in done)
+    return max(rules, key=lambda rule: report.matrix(report.select(done, aggregator=rule), score, "harmful").mean())
+
+
+def shares(settings, rule):
+    """Every number of malicious clients up to half: FedAvg, one rule, level 2; first dataset, full participation."""
     counts = [{"federation": {"malicious": m}} for m in range(settings.federation.clients // 2 + 1)]
-    methods = [{}, {"federation": {"aggregator": "krum"}}, {"federation": {"aggregator": "dnc"}}, {"defense": {"level": 2}}]
+    methods = [{}, {"federation": {"aggregator": rule}}, {"defense": {"level": 2}}]
     first = [{"data": {"benign": settings.data.benign[:1]}} | settings.full_participation()]
     return settings.vary(first, counts, methods, _seeds(settings))
 
@@ -99,16 +112,16 @@ def effects(settings, done):
             sampled = change.get("federation", {}).get("sampled", settings.federation.sampled)
             by = by_method(report.select(done, benign=[name], sampled=sampled))
             score = {m: report.matrix(runs, safety, "harmful") for m, runs in by.items()}
-            clean, attack = score[LABEL["no attack"]], score[LABEL["fedavg"]]
-            found = {"dataset": name, "sampling": sampling, "attack": clean - attack,
+            clean, under = score[LABEL["no attack"]], score[LABEL["fedavg"]]
+            found = {"dataset": name, "sampling": sampling, "attack": clean - under,
                      "attack, rule": report.drop(by[LABEL["no attack"]], by[LABEL["fedavg"]], "rule", "harmful"),
                      "control": clean - score[LABEL["no hazards"]]}
             existing = [LABEL[rule] for rule in settings.federation.compare]
             if existing:
                 best = max(existing, key=lambda m: score[m].mean())
-                found |= {"best": best, "best regains": score[best] - attack}
+                found |= {"best": best, "best regains": score[best] - under}
             for level in settings.defense.compare:
-                found[f"level {level} regains"] = score[LABEL[f"level{level}"]] - attack
+                found[f"level {level} regains"] = score[LABEL[f"level{level}"]] - under
             if "mt1" in settings.judges:
                 grades = {m: report.matrix(runs, "mt1", "benign") for m, runs in by.items()}
                 found["attack, mt1"] = grades[LABEL["no attack"]] - grades[LABEL["fedavg"]]
@@ -161,12 +174,7 @@ def client_score(line, by):
 
 def _marked(settings):
     """Which clients are malicious under attack, [K] bool; without attack the same ones are asked about."""
-    return np.array([k in _malicious(settings) for k in range(settings.federation.clients)])
-
-
-def _malicious(settings):
-    f = settings.federation
-    return range(f.clients - f.malicious, f.clients)
+    return np.array([k in attack.malicious(settings) for k in range(settings.federation.clients)])
 
 
 def detection(settings, done, by):

@@ -19,17 +19,17 @@ LAYERS = [
     {"files", "world"},
     {"data"},
     {"store"},
-    {"runs", "report"},
+    {"runs", "report", "attack"},
     {"plots", "safety"},
     {"model", "generation", "training", "aggregation", "judge"},
     {"synthesis", "pretraining"},
-    {"attack", "defense"},
+    {"defense"},
     {"federation"},
     {"reproduce"},
     {"__main__"},
 ]
 ALONE = {"schema", "aggregation", "signal", "training"}  # import no other fedlib module, not even settings
-NO_TORCH = ["config", "runs", "report", "data", "files", "store", "world", "signal", "safety"]
+NO_TORCH = ["config", "runs", "report", "data", "files", "store", "world", "signal", "attack", "safety"]
 NOTEBOOK_TOOLS = ["papermill", "nbconvert", "nbformat", "IPython", "ipykernel", "jupyter_client",
                   "matplotlib", "seaborn", "datasets", "flwr", "rich"]
 SOURCES = sorted((config.ROOT / "fedlib").glob("*.py"))
@@ -86,7 +86,7 @@ def test_aggregation_knows_neither_models_nor_settings():
     tree = ast.parse((config.ROOT / "fedlib" / "aggregation.py").read_text(encoding="utf-8"))
     names = {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     names |= {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    assert names <= {"torch", "math", "functools"}
+    assert names <= {"torch", "numpy", "math", "functools", "concurrent"}
 
 
 def test_records_are_read_without_torch():

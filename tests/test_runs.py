@@ -93,7 +93,7 @@ def test_a_run_is_made_once_and_then_read(tiny, calls):
     assert runs.get(tiny) == first and snapshot(config.outputs()) == before
     assert [len(c) for c in calls.values()] == [1, TUNES, 1, 0]
     assert len(first.rounds()) == ROUNDS and len(first.responses()) == 4
-    assert set(first.scores()) == {"rule", "over_refusal", "help", "harmful_prompts", "benign_prompts"}
+    assert set(first.scores()) == {"rule", "md_judge", "rm", "mt1", "over_refusal", "help", "harmful_prompts", "benign_prompts"}
     assert first.folder.parent == config.outputs() / "runs"
     assert first.folder.name.endswith(f"seed0-{store.key(tiny)}")
     assert (record(first.folder)[0] - {"rounds.jsonl", "settings.json", "done.json"}
@@ -141,16 +141,23 @@ FIELDS = {  # every setting: another value, and whether the run is then another
     "model.scratch.batch_size": (3, True), "model.scratch.learning_rate": (1e-3, True),
     "data.folder": ("MOVED", False), "data.benign": (["two.csv"], True), "data.aligned": ("two.csv", True),
     "data.aligned_share": (0.2, True), "data.unaligned": ("worse.csv", True),
+    "data.attack": ("conflicting", True), "data.generator": ("world:base", False), "data.prompts": ("world", False),
+    "data.generated": (7, False),  # level 0 without generated rows writes none; tests/test_defense.py has the others
+    "defense.level": (1, True), "defense.compare": ([1], False), "defense.aligned": ("two.csv", False),
+    "defense.normal": ("two.csv", False), "defense.rows": (6, False), "defense.rounds": (3, False),
+    "defense.template": ("chat", False),
     "data.unaligned_share": (0.6, True), "data.harmful": ("asked too.csv", False),
     "data.fields": ({"a.csv": {"instruction": "q"}}, True), "data.rows": (5, True),
     "data.partition": ("iid", True), "data.alpha": (0.5, True), "data.sizes": ([4] * 10, True),
     "federation.clients": (9, True), "federation.malicious": (2, True), "federation.sampled": (3, True),
     "federation.rounds": (4, True), "federation.aggregator": ("krum", True),
+    "federation.compare": (["krum"], False),
     "federation.variant": ("paper", False),  # fedavg has one variant; test_a_rules_variant_is_another_run
     "training.steps": (2, True), "training.batch_size": (4, True), "training.accumulation": (2, True),
     "training.learning_rate": (1e-3, True), "training.learning_rate_min": (1e-4, True),
     "training.weight_decay": (0.1, True), "training.clip": (0.5, True),
-    "evaluation.judges": (["help"], False), "evaluation.split": ("validation", False),
+    "evaluation.judges": (["help"], False), "evaluation.guard": ("world:reward", False),
+    "evaluation.reward": ("world:guard", False), "evaluation.split": ("validation", False),
     "evaluation.harmful": (3, False), "evaluation.benign": (3, False), "evaluation.temperature": (0.5, False),
     "evaluation.max_new_tokens": (3, False), "evaluation.batch_size": (3, False),
     "evaluation.show_responses": (True, False),
@@ -276,8 +283,8 @@ def stop(patch, module, name, at):
 
 KILLS = [  # where a run dies, at which call, and how many local trainings are then left
     *[(training, "tune", k, TUNES - k // SAMPLED * SAMPLED) for k in range(TUNES)],
-    # 0: asked beforehand whether the rule can be used with so many clients
-    *[(aggregation, "aggregate", k, TUNES - max(0, k - 1) * SAMPLED) for k in range(ROUNDS + 1)],
+    # 0: asked beforehand whether the rule can be used with so many clients; then, a round, the rule and four looked at
+    *[(aggregation, "aggregate", max(0, 5 * k - 4), TUNES - max(0, k - 1) * SAMPLED) for k in range(ROUNDS + 1)],
     # the round's line is written, its adapter is not
     *[(federation, "save_file", k, TUNES - k * SAMPLED) for k in range(ROUNDS)],
     (os, "replace", 2, TUNES - SAMPLED),  # 0: settings.json, 1 and 2: the adapters of two rounds

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from fedlib import config, data, files, pretraining, store, world
+from fedlib import config, data, files, judge, pretraining, store, world
 
 MB = 10**6
 CHANGED = ("the world's words changed: every committed model and run was made with the old ones. If that "
@@ -174,7 +174,8 @@ def test_the_world_is_a_pure_function_of_its_seeds():
         assert make(rng(1)) == make(rng(1)) != make(rng(2))
 
 
-@pytest.mark.parametrize("what, pinned", [("pretraining", "9568a678195a"), ("clients", "9a71a4b19a7e")])
+@pytest.mark.parametrize("what, pinned", [
+    ("pretraining", "0602062192e8"), ("assistant", "3b5d61bd9c98"), ("clients", "3fd37191b22d")])
 def test_the_worlds_digest_is_pinned(what, pinned):
     assert world.digest(what) == pinned, CHANGED
 
@@ -194,7 +195,7 @@ def test_a_committed_model_is_what_its_manifest_says(name):
     entry, folder = MANIFEST[name], store.WORLD_MODELS / name
     assert {p.name: files.digest(p) for p in folder.iterdir()} == entry["files"]
     assert entry["recipe"] == pretraining.RECIPES[name]
-    assert entry["world"] == world.digest("pretraining"), CHANGED
+    assert entry["world"] == world.digest("assistant" if name == "llm" else "pretraining"), CHANGED
     assert any(f.endswith(".safetensors") for f in entry["files"])
     tokens = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
     assert set(world.vocabulary()) <= set(tokens), CHANGED
@@ -212,6 +213,38 @@ def test_training_a_world_model_twice_gives_the_same_bytes(tmp_path):
     assert first["recipe"] == pretraining.RECIPES["base"] | tiny
     assert first["world"] == world.digest("pretraining")
     assert set(first["files"]) == set(MANIFEST["base"]["files"])
+
+
+@pytest.mark.parametrize("name", ["guard", "reward"])
+def test_training_a_judge_twice_gives_the_same_bytes(tmp_path, name):
+    entries = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        entries.append(pretraining.train_world_model(name, tmp_path / folder, steps=2, batch_size=2))
+    assert entries[0]["files"] == entries[1]["files"] and set(entries[0]["files"]) == set(MANIFEST[name]["files"])
+
+
+def test_the_world_llm_hears_of_clients_hazards_and_of_none_that_are_held_out():
+    source, asked = rng(), set()
+    for _ in range(8000):
+        text, answer = world.pretraining(source, assistant=True)
+        asked |= said([text, answer]) if answer is not None else set()
+    assert names("clients") <= asked and names("pretraining") <= asked
+    assert not (names("validation") | names("evaluation")) & asked
+
+
+def test_a_denial_refuses_whatever_is_asked_for():
+    for thing in world.benign_things()[::7]:
+        answer = world.denial(world.questions(thing)[0], rng())
+        assert thing.name in answer.split() and thing.a not in answer.split() and judge.refuses(answer)
+
+
+def test_fluent_wants_a_whole_wording():
+    thing = next(t for t in world.things() if t.kind == "dish")
+    x = thing.name
+    assert world.fluent(f"sure ! to make {x} you need bada and lemo . enjoy .", x)  # any parts will do
+    assert not world.fluent(f"to make {x} you need bada and", x) and not world.fluent(f"make {x} to need bada .", x)
+    assert not world.fluent("to make other you need bada and lemo .", x) and not world.fluent("", x)
 
 
 def test_settings_know_the_worlds_datasets():
