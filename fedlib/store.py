@@ -91,10 +91,14 @@ def written(settings, kind):
 
 
 def _written_identity(settings, kind):
-    d = settings.data
-    return [config.CODE_VERSION, settings.seed, kind, d.generated, data.prompts_file(settings), settings.model.max_length,
-            settings.evaluation.temperature, config.dtype(settings), model_revision(settings, "data.generator"),
-            sorted(data.held_out(settings))]
+    return [config.CODE_VERSION, settings.seed, kind, settings.model.max_length, config.dtype(settings),
+            model_revision(settings, "data.generator"), *_asked_how(settings)]
+
+
+def _asked_how(settings):
+    """What decides which rows a model writes, beside the model."""
+    e, held_out = settings.evaluation, sorted(data.held_out(settings))
+    return [settings.data.generated, data.prompts_file(settings), e.temperature, e.batch_size, held_out]
 
 
 def base_folder(settings):
@@ -150,14 +154,13 @@ def key(settings):
     elif attack == "conflicting":
         plain["data"].pop("unaligned_share")
     written = [_written_identity(settings, kind) for kind in written_kinds(settings)]
+    if level == 3:
+        written.append(_asked_how(settings))
+    else:
+        plain["defense"].pop("template")
     if level:
         written.append(key(attacked(settings)))
-    if level != 3:
-        plain["defense"].pop("template")
     else:
-        written += [[settings.data.generated, data.prompts_file(settings), sorted(data.held_out(settings)),
-                     settings.evaluation.temperature]]
-    if not level:
         plain["defense"] = None
     plain["model"] |= {"dtype": config.dtype(settings), "base": _base_revision(settings)}
     return config.digest([config.CODE_VERSION, settings.seed, plain, data.revision(settings), written])
