@@ -12,7 +12,8 @@ import sys
 
 import pytest
 
-from fedlib import config, report, reproduce
+from fedlib import config, report, reproduce, safety
+from fedlib import store as store_
 
 NOTEBOOKS = sorted(reproduce.NOTEBOOKS.glob("*.ipynb"))
 NAMES = [p.stem for p in NOTEBOOKS]
@@ -121,18 +122,22 @@ def test_every_notebook_is_executed_and_unharmed(smoke_outputs):
 
 
 def saved(name, function):
-    """The names under which a notebook saves: the last argument of report.figure and report.table."""
-    source = "\n".join("".join(c["source"]) for c in code_cells(read(reproduce.NOTEBOOKS / f"{name}.ipynb")))
-    return re.findall(rf'report\.{function}\([^"]*"([^"]+)"\)', source)
+    """The names under which a notebook saves with one seed, as patterns: the last argument of report.figure and table."""
+    sources = ["".join(c["source"]) for c in code_cells(read(reproduce.NOTEBOOKS / f"{name}.ipynb"))]
+    source = "\n".join(s for s in sources if "if len(settings.seeds) > 1" not in s)
+    found = re.findall(rf'report\.{function}\([^\n]*?"([^"]+)"\)', source)
+    return [re.sub(r"{.*?}", "*", n) for n in found]
 
 
 def test_figures_and_tables_are_there(smoke_outputs):
     figures, tables = ([n for name in NAMES for n in saved(name, what)] for what in ("figure", "table"))
-    assert len(figures) >= 5 and len(tables) >= 3
+    assert len(figures) >= 9 and len(tables) >= 12
     folder = smoke_outputs / "smoke"
     for what, wanted, kinds in (("figures", figures, ("png", "pdf")), ("tables", tables, ("csv", "md"))):
         files = list((folder / what).iterdir())
-        assert {p.name for p in files} == {f"{n}.{k}" for n in wanted for k in kinds}
+        patterns = [f"{n}.{k}" for n in wanted for k in kinds]
+        assert all(any(p.match(pattern) for pattern in patterns) for p in files)
+        assert all(any(p.match(pattern) for p in files) for pattern in patterns)
         assert all(p.stat().st_size > 50 and p.name[:2] in {n[:2] for n in NAMES} for p in files)
 
 
@@ -166,13 +171,22 @@ def test_claims_are_written(smoke_outputs):
     with open(smoke_outputs / "smoke" / "claims.csv", encoding="utf-8", newline="") as f:
         rows = list(csv.DictReader(f))
     assert [r["id"] for r in rows] == [c["id"] for c in report._claims()]
-    assert {r["status"] for r in rows} == {"preliminary"}, "one seed: every claim measured, none decided"
+    open_ = {r["id"] for r in rows if r["status"] != "preliminary"}
+    assert {r["status"] for r in rows} == {"preliminary", "not run"}, "one seed: every claim measured, none decided"
+    assert open_ == {r["id"] for r in rows if "wild-like" in r["id"]}, "smoke has the first dataset alone"
 
 
-def test_runs_are_shared_between_notebooks(smoke_outputs):
-    """10 makes 2 datasets x 2 samplings x (no attack, control, attack); 11 needs some of the same, and must find them."""
-    runs = [p for p in (smoke_outputs / "runs").iterdir() if p.name[0] != "."]
-    assert len(runs) == 12 and all((r / "done.json").exists() for r in runs)
+def test_runs_are_shared_between_notebooks(smoke_outputs, monkeypatch):
+    """Every run that some notebook wants is there, and nothing else: they name the same runs alike."""
+    monkeypatch.setenv("FEDLIB_OUTPUTS", str(smoke_outputs))
+    settings = config.load("smoke")
+    grids = [safety.table1(settings), safety.table3(settings), safety.table4(settings), *safety.figure3(settings).values(),
+             safety.figure3_attack(settings), safety.control(settings), safety.generated(settings), safety.level3(settings)]
+    wanted = [s for grid in grids for s in grid]
+    folders = {store_.run_folder(s) for s in wanted} | {store_.written_folder(s, kind) for s in wanted
+                                                        for kind in store_.written_kinds(s)}
+    assert len(folders) < len(wanted) and {p for p in (smoke_outputs / "runs").iterdir() if p.name[0] != "."} == folders
+    assert all(store_.intact(folder) for folder in folders)
 
 
 WARM = """
@@ -289,13 +303,16 @@ def quiet(monkeypatch):
 
 
 @pytest.mark.parametrize("name, changes", [
-    ("10_safety_table1", {"seeds": [0, 1], "evaluation": {"judges": ["rule"]}}),
+    ("10_safety_table1", {"seeds": [0, 1], "evaluation": {"judges": ["rule"]}, "defense": {"compare": [2]}}),
+    ("10_safety_table1", {"federation": {"compare": []}, "defense": {"compare": []}}),
+    ("12_safety_table3", {"evaluation": {"judges": ["rule", "help"]}}),
+    ("13_safety_table4", {"seeds": [0, 1]}),
 ], ids=str)
 def test_notebooks_take_other_settings(quiet, name, changes):
-    run_cells(name, data={"benign": ["lmsys-like"]}, **changes)
+    run_cells(name, **changes)
 
 
-@pytest.mark.parametrize("name", ["10_safety_table1", "11_safety_figure3"])
+@pytest.mark.parametrize("name", ["10_safety_table1", "11_safety_figure3", "12_safety_table3", "13_safety_table4"])
 def test_without_malicious_clients_there_is_one_clear_line(quiet, name):
     with pytest.raises(config.SettingsError, match="federation.malicious: 0"):
         run_cells(name, federation={"malicious": 0})
@@ -303,7 +320,8 @@ def test_without_malicious_clients_there_is_one_clear_line(quiet, name):
 
 def test_a_run_that_two_axes_name_counts_once(quiet, store):
     """Under full participation both samplings are the same runs: one seed must not become two."""
-    run_cells("10_safety_table1", federation={"sampled": 10}, data={"benign": ["lmsys-like"]})
+    run_cells("10_safety_table1", federation={"sampled": 10, "compare": []}, defense={"compare": []})
     with open(store / "smoke" / "tables" / "10_table1.csv", encoding="utf-8", newline="") as f:
         assert [row["seeds"] for row in csv.DictReader(f)] == ["1"] * 3
-    assert read(store / "smoke" / "measures" / "S1-lmsys-like-full.json")["seeds"] == 1
+    assert read(store / "smoke" / "measures" / "S1-md_judge-lmsys-like-full.json")["seeds"] == 1
+    assert not (store / "smoke" / "measures" / "S1-md_judge-lmsys-like-sampled.json").exists()
