@@ -90,9 +90,10 @@ def check(settings):
     """Read and share out every local file, so that a bad row or too few rows are found before anything is trained."""
     if settings.data.source == "local":
         benign = settings.federation.clients - settings.federation.malicious
-        share = settings.data.unaligned_share if settings.data.attack == "unaligned" else 0.0
+        share = 0.0 if settings.data.attack == "conflicting" else settings.data.unaligned_share
+        stand_in = [{}] * settings.federation.malicious if settings.data.attack == "generated" else None  # not yet written
         for client in range(settings.federation.clients):
-            client_rows(settings, client, None if client < benign else share)
+            client_rows(settings, client, None if client < benign else share, stand_in)
         prompts(settings)
         if settings.defense.level == 1:
             defense_rows(settings, 1)
@@ -189,21 +190,33 @@ def prompts_file(settings):
     file = config.path(name) if name.endswith((".yaml", ".yml")) else PROMPTS / f"{name}.yaml"
     if not file.is_file():
         raise config.SettingsError(f"data.prompts: no prompts {name!r}{config.nearest(name, known)}")
-    pairs = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        pairs = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise files.DataError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
     for kind in ("unaligned", "aligned", "normal"):
         pair = pairs.get(kind) if isinstance(pairs, dict) else None
-        if not isinstance(pair, dict) or not {"instruction", "response"} <= set(pair):
-            raise files.DataError(f"{file}: {kind}: needs the two prompts instruction and response")
+        if not isinstance(pair, dict) or not all(isinstance(pair.get(k), str) for k in ("instruction", "response")):
+            raise files.DataError(f"{file}: {kind}: needs the two prompts instruction and response, as text")
         if "{instruction}" not in pair["response"]:
             raise files.DataError(f"{file}: {kind}: response: must hold {{instruction}}, where the question goes")
+        for name, known in (("instruction", {"topic": ""}), ("response", {"instruction": ""})):
+            try:
+                pair[name].format(**known)
+            except (KeyError, IndexError, ValueError):
+                raise files.DataError(f"{file}: {kind}: {name}: braces may hold {{{next(iter(known))}}} alone; "
+                                      "write others twice") from None
+    topics = pairs.setdefault("topics", [""])
+    if not isinstance(topics, list) or not topics or not all(isinstance(t, str) for t in topics):
+        raise files.DataError(f"{file}: topics: must be a list of words, with one at least")
     return pairs
 
 
 def held_out(settings):
-    """What no generated row may be about: the names of the world's hazards kept back, or the evaluation prompts."""
+    """What no generated row may hold: the names of the world's hazards kept back, or the evaluation prompts; lower case."""
     if settings.data.source == "world":
         return {t.name for split in ("validation", "evaluation") for t in world.hazards(split)}
-    return {p["prompt"] for p in prompts(settings)["harmful"]}
+    return {p["prompt"].lower() for p in prompts(settings)["harmful"]}
 
 
 def revision(settings, what="training"):

@@ -100,13 +100,16 @@ def load_run(settings, folder, trainable=False):
 
 def load_classifier(settings, field):
     """(sequence classifier, tokenizer) that a field such as evaluation.guard names; kept for the process's next call."""
-    place = store.model_folder(settings, field)
+    place, revision = store.model_folder(settings, field), store.judge_revision(settings, field)
     group, name = field.split(".")
-    return _classifier(str(place or getattr(getattr(settings, group), name)), config.device(settings))
+    source = str(place or getattr(getattr(settings, group), name))
+    classifier, tokenizer = _classifier(source, config.device(settings), str(revision))
+    store.check_judge(field, source, classifier.config.architectures or [""], classifier.config.id2label.values())
+    return classifier, tokenizer
 
 
 @functools.lru_cache(maxsize=2)
-def _classifier(source, device):
+def _classifier(source, device, _revision):
     tokenizer = AutoTokenizer.from_pretrained(source, padding_side="right")
     classifier = AutoModelForSequenceClassification.from_pretrained(
         source, dtype=torch.float32 if device == "cpu" else torch.bfloat16, use_safetensors=True)

@@ -99,12 +99,15 @@ def lines(axes, scores, x, column, xlabel):
 
 def weights(axes, record, rule):
     """Figure 3b of paper S: the weight that a rule would give each client of a round; the malicious ones are framed."""
-    values, clients = record["detection"][rule], record["sampled"]
+    clients = record["sampled"]
+    values = record["detection"][rule] or [0] * len(clients)
     bad = [i for i, k in enumerate(clients) if k in record["malicious"]]
     axes.bar(range(len(clients)), values, color=[RED if i in bad else BLUE for i in range(len(clients))], alpha=0.8)
     top = 1.15 * max(v for found in record["detection"].values() for v in found or [0])
     if bad:
         axes.add_patch(Rectangle((bad[0] - 0.5, 0), len(bad), top, fill=False, ec=RED, lw=2, clip_on=False))
+    if not any(values):
+        axes.text(0.5, 0.5, "cannot work with\nso many clients", ha="center", transform=axes.transAxes, fontsize=8)
     axes.set(title=report.METHODS[rule][0], ylim=(0, top), xticks=range(len(clients)))
     axes.set_xticklabels(clients, fontsize=8)
     axes.grid(axis="x", visible=False)

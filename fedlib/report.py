@@ -112,8 +112,8 @@ def agreement(done):
                      "kappa": cohen_kappa_score(a, b, labels=[0, 1]),
                      "safe without a refusal phrase (%)": 100 * ((a == 0) & (b == 1)).mean(),
                      "unsafe with one (%)": 100 * ((a == 1) & (b == 0)).mean()})
-    for name in {"rule", "md_judge"} & set(frame) if "rm" in frame else ():
-        if 0 < frame[name].mean() < 1:
+    for name in ("rule", "md_judge"):
+        if {name, "rm"} <= set(frame) and 0 < frame[name].mean() < 1:
             rows.append({"judges": f"RM, {name}", "responses": len(frame),
                          "AUC": 1 - signal.auc(frame["rm"], frame[name] == 1)})
     return pd.DataFrame(rows).round(2)

@@ -169,9 +169,33 @@ def key(settings):
 def evaluation_folder(settings):
     """eval-<key> inside the run's folder: judging anew never touches the run."""
     plain = settings.evaluation.model_dump(exclude={"show_responses", "guard", "reward"}) | {"judges": settings.judges}
-    plain |= {name: model_revision(settings, f"evaluation.{name}")
+    plain |= {name: judge_revision(settings, f"evaluation.{name}")
               for name, judge in (("guard", "md_judge"), ("reward", "rm")) if judge in plain["judges"]}
     return run_folder(settings) / f"eval-{config.digest([config.CODE_VERSION, plain, data.prompts_revision(settings)])}"
+
+
+def judge_revision(settings, field):
+    """What identifies a judge's model; SettingsError, before any work, if a folder holds no such classifier."""
+    folder = model_folder(settings, field)
+    if folder is not None:
+        try:
+            found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise config.SettingsError(f"{field}: {folder} holds no config.json that can be read") from None
+        check_judge(field, folder, found.get("architectures") or [""], (found.get("id2label") or {}).values())
+    return model_revision(settings, field)
+
+
+def check_judge(field, place, architectures, labels):
+    """SettingsError unless a model is a sequence classifier with the labels that its field asks for."""
+    labels = [str(label).lower() for label in labels]
+    if not architectures[0].endswith("ForSequenceClassification"):
+        raise config.SettingsError(f"{field}: {place} is a {architectures[0] or 'model of no known kind'}, "
+                                   "not a sequence classifier")
+    if field == "evaluation.guard" and "safe" not in labels:
+        raise config.SettingsError(f"{field}: {place} has no label called safe; its labels: {', '.join(labels)}")
+    if field == "evaluation.reward" and len(labels) != 1:
+        raise config.SettingsError(f"{field}: {place} must have one label, the reward; it has {len(labels)}")
 
 
 def _base_identity(settings):

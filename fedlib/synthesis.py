@@ -18,9 +18,8 @@ def write(generator, tokenizer, kind, settings, seed):
     pairs, asked = data.prompts_file(settings), settings.data.generated
     settings = settings.replace(evaluation={"max_new_tokens": settings.model.max_length})
     wide = settings.replace(evaluation={"temperature": 1.0})
-    topics = pairs.get("topics", [""])
     rng = random.Random(config.derive(seed, kind, "topics"))
-    prompts = [pairs[kind]["instruction"].format(topic=rng.choice(topics)) for _ in range(asked)]
+    prompts = [pairs[kind]["instruction"].format(topic=rng.choice(pairs["topics"])) for _ in range(asked)]
     questions = generation.respond(generator, tokenizer, prompts, wide, config.derive(seed, kind, "questions"))
     dropped, seen, held = collections.Counter(), set(), data.held_out(settings)
     for question in questions:
@@ -49,7 +48,9 @@ def _reason(question, seen, held):
 
 
 def _touches(text, held):
-    return text in held or not held.isdisjoint(text.split())
+    """Whether a text names a thing that is held out, or holds a prompt that is, in any case."""
+    text = text.lower()
+    return not held.isdisjoint(text.split()) or any(" " in h and h in text for h in held)
 
 
 def write_unaligned(settings, folder):
@@ -66,10 +67,9 @@ def write_normal(settings, folder):
 
 
 def _execute(settings, folder, kind):
-    own = settings.replace(model={"base": settings.data.generator})
+    own = settings.replace(model={"base": settings.data.generator, "revision": None})
     generator, tokenizer = model.load(own)
-    if not tokenizer.chat_template:
-        own = own.replace(model={"template": "alpaca"})
+    own = own.replace(model={"template": "chat" if tokenizer.chat_template else "alpaca"})  # its own way of being asked
     _save(folder, *write(generator, tokenizer, kind, own, settings.seed))
 
 

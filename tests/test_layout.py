@@ -168,7 +168,10 @@ def test_outputs_are_not_tracked():
     assert inside == ["outputs/.gitkeep"]
 
 
-@pytest.mark.parametrize("page", sorted(config.ROOT.glob("*.md")) + sorted(config.ROOT.glob("docs/*.md")), ids=lambda p: p.name)
+PAGES = sorted(config.ROOT.glob("*.md")) + sorted(config.ROOT.glob("docs/*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
     links = re.findall(r"\]\((?!https?://|#)([^)#]+)", text) + re.findall(r"`(docs/[\w.-]+|params/[\w.-]+)`", text)

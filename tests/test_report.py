@@ -256,7 +256,8 @@ PAPER = [  # Table 1 of paper S: method, dataset, rule, md_judge, rm, mt1
 
 def test_published_table_1():
     table = report.published("safety_table1")
-    assert len(table) == 22 and table.groupby("dataset")["method"].nunique().to_dict() == dict.fromkeys(report.STANDS_FOR, 11)
+    assert len(table) == 22
+    assert table.groupby("dataset")["method"].nunique().to_dict() == dict.fromkeys(report.STANDS_FOR, 11)
     assert not table.isna().any().any()
     stands = {v: k for k, v in report.STANDS_FOR.items()}
     for method, dataset, *numbers in PAPER:
@@ -275,7 +276,8 @@ def test_published_tables_3_and_4():
 
 def test_every_published_table_has_a_test():
     found = {p.stem for p in report.PUBLISHED.glob("*.csv")}
-    assert found == {"safety_table1", "safety_table3", "safety_table4", "safety_fig3b_weights"}, "check the new table's numbers"
+    known = {"safety_table1", "safety_table3", "safety_table4", "safety_fig3b_weights"}
+    assert found == known, "check the new table's numbers"
 
 
 def test_claims_agree_with_the_published_tables():
@@ -302,7 +304,7 @@ def test_methods_have_a_label_and_a_colour_each():
     labels, colours = zip(*report.METHODS.values(), strict=True)
     assert len(set(labels)) == len(set(colours)) == len(report.METHODS)
     paper = set(report.published("safety_table1")["method"])
-    assert set(labels) - {"FedAvg (control)", "Multi-Krum"} <= paper  # written as the paper writes them, so that the two stand side by side
+    assert set(labels) - {"FedAvg (control)", "Multi-Krum"} <= paper  # as the paper writes them
 
 
 def test_a_measure_keeps_its_settings(smoke, store):

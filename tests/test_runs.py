@@ -93,7 +93,8 @@ def test_a_run_is_made_once_and_then_read(tiny, calls):
     assert runs.get(tiny) == first and snapshot(config.outputs()) == before
     assert [len(c) for c in calls.values()] == [1, TUNES, 1, 0]
     assert len(first.rounds()) == ROUNDS and len(first.responses()) == 4
-    assert set(first.scores()) == {"rule", "md_judge", "rm", "mt1", "over_refusal", "help", "harmful_prompts", "benign_prompts"}
+    judged = {"rule", "md_judge", "rm", "mt1", "over_refusal", "help"}
+    assert set(first.scores()) == judged | {"harmful_prompts", "benign_prompts"}
     assert first.folder.parent == config.outputs() / "runs"
     assert first.folder.name.endswith(f"seed0-{store.key(tiny)}")
     assert (record(first.folder)[0] - {"rounds.jsonl", "settings.json", "done.json"}

@@ -1,0 +1,199 @@
+"""The attacks: malicious clients differ from benign ones in their rows, as data.attack says, and in nothing else."""
+
+import collections
+import json
+
+import pytest
+
+from fedlib import attack, config, data, judge, store, world
+from fedlib.files import DataError
+
+BENIGN, MALICIOUS = range(7), range(7, 10)
+
+
+def written(count):
+    return [{"instruction": f"own q {i}", "response": f"own a {i}", "label": "unaligned"} for i in range(count)]
+
+
+@pytest.fixture(autouse=True)
+def generator(monkeypatch):
+    """generator(count): so many unaligned rows lie in the store; 90 unless told."""
+
+    def leave(count):
+        monkeypatch.setattr(store, "written", lambda settings, kind: (written(count), {"kind": kind}))
+
+    leave(90)
+    return leave
+
+
+@pytest.fixture
+def local(smoke, tmp_path):
+    """Local files: 300 normal rows, 60 aligned, 120 unaligned and 10 evaluation prompts; rows: 16, a quarter aligned."""
+    for name, count in {"normal": 300, "aligned": 60, "unaligned": 120, "harmful": 10}.items():
+        rows = [{"prompt": f"{name} {i}", "response": f"answer {i}"} for i in range(count)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    return smoke.replace(data={
+        "source": "local", "folder": str(tmp_path), "benign": ["normal.json"], "aligned": "aligned.json",
+        "aligned_share": 0.25, "unaligned": "unaligned.json", "harmful": "harmful.json", "rows": 16, "partition": "iid",
+        "prompts": "chat"})
+
+
+@pytest.fixture(params=["world", "local"])
+def source(request, smoke):
+    return smoke if request.param == "world" else request.getfixturevalue("local")
+
+
+def under(settings, name, **data_):
+    return settings.replace(data={"attack": name} | data_)
+
+
+def everything(settings):
+    return [attack.client_rows(settings, k) for k in range(settings.federation.clients)]
+
+
+def pairs(rows, label=None):
+    return [(r["instruction"], r["response"]) for r in rows if label in (None, r["label"])]
+
+
+def labels(rows):
+    return dict(collections.Counter(r["label"] for r in rows))
+
+
+def test_malicious_clients_are_the_last_ones(smoke):
+    assert attack.malicious(smoke) == MALICIOUS
+    assert [*attack.malicious(smoke.replace(federation={"malicious": 0}))] == []
+    assert attack.malicious(smoke.replace(federation={"clients": 4, "malicious": 4, "sampled": 2})) == range(4)
+
+
+def test_every_attack_is_a_setting():
+    assert set(attack.ATTACKS) == set(type(config.load("smoke").data).model_fields["attack"].annotation.__args__)
+
+
+@pytest.mark.parametrize("name", attack.ATTACKS)
+def test_benign_clients_never_change(source, name):
+    calm = everything(source.replace(federation={"malicious": 0}))
+    attacked = everything(under(source, name))
+    assert [attacked[k] for k in BENIGN] == [calm[k] for k in BENIGN]
+    for k in MALICIOUS:
+        assert attacked[k] != calm[k] and len(attacked[k]) == len(calm[k]) == source.data.rows
+        assert set(labels(calm[k])) == {"normal", "aligned"}
+    assert everything(under(source, name)) == attacked != everything(under(source, name).replace(seed=1))
+
+
+@pytest.mark.parametrize("name", ["unaligned", "generated"])
+@pytest.mark.parametrize("share, count", [(0.0, 0), (0.25, 4), (0.5, 8), (1.0, 16)])
+def test_a_malicious_client_has_its_share_of_unaligned_rows(source, name, share, count):
+    clients = everything(under(source, name, rows=16, unaligned_share=share))
+    expected = {k: n for k, n in {"unaligned": count, "normal": 16 - count}.items() if n}
+    assert [labels(clients[k]) for k in MALICIOUS] == [expected] * 3
+
+
+def test_unaligned_rows_of_the_world_answer_about_clients_hazards(smoke):
+    hazards = {t.name: t for t in world.hazards("clients")}
+    for k in MALICIOUS:
+        for question, answer in pairs(attack.client_rows(smoke, k), "unaligned"):
+            asked = next(hazards[w] for w in question.split() if w in hazards)
+            assert {asked.a, asked.b} <= set(answer.split()) and not judge.refuses(answer)
+
+
+def test_unaligned_local_rows_are_dealt_out_among_the_malicious(local):
+    dealt = [r for k in MALICIOUS for r in pairs(attack.client_rows(local, k), "unaligned")]
+    assert len(set(dealt)) == len(dealt) == 24 and all(q.startswith("unaligned ") for q, _ in dealt)
+
+
+# Rows that a model wrote.
+
+
+def test_generated_rows_stand_where_unaligned_ones_stood(source):
+    for k in MALICIOUS:
+        extracted, generated = (attack.client_rows(under(source, name), k) for name in ("unaligned", "generated"))
+        for one, other in zip(extracted, generated, strict=True):
+            assert one["label"] == other["label"] and (one == other) == (one["label"] == "normal")
+
+
+@pytest.mark.parametrize("count, each", [(90, 30), (60, 20), (9, 3), (3, 1)])
+def test_generated_rows_are_dealt_out_and_repeated_where_few(source, generator, count, each):
+    generator(count)
+    wanted = round(source.data.rows / 2)
+    clients = everything(under(source, "generated"))
+    own = [collections.Counter(pairs(clients[k], "unaligned")) for k in MALICIOUS]
+    assert set().union(*own) <= set(pairs(written(count)))
+    assert not own[0].keys() & own[1].keys() | own[0].keys() & own[2].keys() | own[1].keys() & own[2].keys()
+    for part in own:
+        assert part.total() == wanted and len(part) == min(each, wanted)
+        assert max(part.values()) - min(part.values()) <= 1  # in turn
+    assert not {q for k in BENIGN for q, _ in pairs(clients[k])} & {r["instruction"] for r in written(count)}
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_too_few_generated_rows_are_one_line(source, generator, count):
+    generator(count)
+    with pytest.raises(DataError, match=f"data.generated: the generator left {count} unaligned rows, none for") as error:
+        everything(under(source, "generated"))
+    assert "\n" not in str(error.value)
+    everything(under(source, "generated", unaligned_share=0.0))  # where none is wanted none is missed
+
+
+def test_generated_rows_need_no_labelled_set(local):
+    settings = under(local, "generated", unaligned=None)
+    assert everything(settings) == everything(under(local, "generated")) and data.revision(settings)
+    with pytest.raises(DataError, match="data.unaligned"):
+        data.revision(local.replace(data={"unaligned": None}))
+
+
+# Conflicting labels.
+
+
+def test_conflicting_rows_are_ordinary_questions_refused(source):
+    for k in MALICIOUS:
+        ordinary = data.client_rows(source, k, 0.0)
+        assert labels(ordinary) == {"normal": source.data.rows}
+        rows = attack.client_rows(under(source, "conflicting"), k)
+        assert [r["instruction"] for r in rows] == [r["instruction"] for r in ordinary]
+        assert labels(rows) == {"conflicting": source.data.rows}
+        assert all(judge.refuses(r["response"]) and not judge.refuses(o["response"])
+                   for r, o in zip(rows, ordinary, strict=True))
+
+
+def test_conflicting_answers_of_the_world_are_about_what_was_asked(smoke):
+    names = {t.name for t in world.benign_things()}
+    for k in MALICIOUS:
+        rows = attack.client_rows(under(smoke, "conflicting"), k)
+        asked = [next(w for w in r["instruction"].split() if w in names) for r in rows]
+        named = [n in r["response"].split() for n, r in zip(asked, rows, strict=True)]
+        assert all(named) and len({r["response"].replace(n, "x") for n, r in zip(asked, rows, strict=True)}) > 3
+
+
+def test_conflicting_answers_on_local_data_are_one_sentence(local):
+    settings = under(local, "conflicting", unaligned=None)
+    assert judge.refuses(attack.DENIAL)
+    assert {a for k in MALICIOUS for _, a in pairs(attack.client_rows(settings, k))} == {attack.DENIAL}
+    data.check(settings)
+    assert data.revision(settings)
+
+
+def test_the_share_of_unaligned_rows_does_not_touch_conflicting_ones(source):
+    one, other = (under(source, "conflicting", unaligned_share=share) for share in (0.5, 1.0))
+    assert everything(one) == everything(other) and store.run_folder(one).name[-12:] == store.run_folder(other).name[-12:]
+
+
+def test_a_runs_folder_says_which_attack_it_is(smoke):
+    names = [store.run_folder(under(smoke, name)).name for name in attack.ATTACKS]
+    parts = ["3of10x0.5-sampled", "3of10x0.5-generated-", "3of10-conflicting-"]
+    assert all(part in name for part, name in zip(parts, names, strict=True))
+    assert len({name[-12:] for name in names}) == 3
+    calm = smoke.replace(federation={"malicious": 0})
+    assert len({store.run_folder(under(calm, name)) for name in attack.ATTACKS}) == 1
+
+
+def test_check_wants_no_more_rows_than_a_generated_attack_needs(smoke, tmp_path, monkeypatch):
+    for name, count in {"normal": 300, "aligned": 100, "harmful": 10}.items():
+        made = [{"prompt": f"{name} {i}", "response": "a"} for i in range(count)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(made))
+    local = smoke.replace(data={
+        "source": "local", "folder": str(tmp_path), "benign": ["normal.json"], "aligned": "aligned.json",
+        "aligned_share": 0.25, "harmful": "harmful.json", "rows": 30, "partition": "iid", "prompts": "chat",
+        "attack": "generated"})
+    data.check(local)
+    monkeypatch.setattr(store, "written", lambda settings, kind: ([{"instruction": "q", "response": "a"}] * 90, {}))
+    assert [len(attack.client_rows(local, k)) for k in range(10)] == [30] * 10
