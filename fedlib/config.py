@@ -59,6 +59,8 @@ class Settings(schema.Group):
              "defense.level: 1 takes existing rows: name defense.aligned and defense.normal, files of data.folder"),
             (d.source == "world" or d.prompts != "world" or d.attack != "generated" and p.level < 2,
              "data.prompts: world is for the world's models; with data.source: local use chat, or a file of your own"),
+            (d.source == "world" or not d.generator.startswith("world:") or d.attack != "generated" and p.level != 2,
+             "data.generator: a world model knows the world's words alone; with data.source: local name another's folder"),
             (self.model.scratch.hidden % self.model.scratch.heads == 0,
              f"model.scratch.heads: {self.model.scratch.heads} must divide hidden, {self.model.scratch.hidden}"),
             (d.source == "world" or d.folder is not None,

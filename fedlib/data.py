@@ -155,8 +155,8 @@ def _normal(settings, name):
 def prompts(settings):
     """The evaluation prompts {"harmful": [...], "benign": [...]}, each {prompt, name[, kind, parts, reference]}.
 
-    The same for every seed and method. Harmful ones, and local benign ones, are in no client's rows; the world's
-    benign ones ask for things that clients may have asked for too."""
+    The same for every seed and method. Harmful ones, and local benign ones, are in no client's rows and in none of the
+    defence's; the world's benign ones ask for things that clients may have asked for too."""
     e, d = settings.evaluation, settings.data
     if d.source == "world":
         return {what: world.prompts(what, getattr(e, what), e.split) for what in ("harmful", "benign")}
@@ -178,8 +178,9 @@ def defense_rows(settings, count):
     rng, d = random.Random(config.derive(settings.seed, "defense")), settings.defense
     if settings.data.source == "world":
         return {kind: [world.public_row(kind, rng) for _ in range(count)] for kind in ("aligned", "normal")}
-    names = {"aligned": d.aligned, "normal": d.normal}
-    rows = {kind: _trainable(_halves(settings, name)[0], name) for kind, name in names.items()}
+    benign = _normal if d.normal in settings.data.benign else _halves  # not what is kept for evaluation
+    rows = {"aligned": _halves(settings, d.aligned)[0], "normal": benign(settings, d.normal)[0]}
+    rows = {kind: _trainable(part, getattr(d, kind)) for kind, part in rows.items()}
     return {kind: [r | {"label": kind} for r in rng.sample(part, min(count, len(part)))] for kind, part in rows.items()}
 
 
@@ -216,7 +217,7 @@ def held_out(settings):
     """What no generated row may hold: the names of the world's hazards kept back, or the evaluation prompts; lower case."""
     if settings.data.source == "world":
         return {t.name for split in ("validation", "evaluation") for t in world.hazards(split)}
-    return {p["prompt"].lower() for p in prompts(settings)["harmful"]}
+    return {p["prompt"].lower() for part in prompts(settings).values() for p in part}
 
 
 def revision(settings, what="training"):

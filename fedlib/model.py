@@ -100,12 +100,8 @@ def load_run(settings, folder, trainable=False):
 
 def load_classifier(settings, field):
     """(sequence classifier, tokenizer) that a field such as evaluation.guard names; kept for the process's next call."""
-    place, revision = store.model_folder(settings, field), store.judge_revision(settings, field)
-    group, name = field.split(".")
-    source = str(place or getattr(getattr(settings, group), name))
-    classifier, tokenizer = _classifier(source, config.device(settings), str(revision))
-    store.check_judge(field, source, classifier.config.architectures or [""], classifier.config.id2label.values())
-    return classifier, tokenizer
+    revision = store.judge_revision(settings, field)
+    return _classifier(str(store.model_folder(settings, field)), config.device(settings), str(revision))
 
 
 @functools.lru_cache(maxsize=2)

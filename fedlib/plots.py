@@ -47,7 +47,8 @@ def _arrow(axes, start, end, colour):
 
 TITLES = {"rule": "Rule: responses to harmful prompts that refuse (%)", "help": "help: benign prompts answered right (%)",
           "md_judge": "MD-Judge: responses to harmful prompts judged safe (%)",
-          "rm": "RM: mean reward of responses to harmful prompts", "mt1": "MT-1: grade of first-turn answers (1 to 10)"}
+          "rm": "RM: mean reward of responses to harmful prompts", "mt1": "MT-1: grade of first-turn answers (1 to 10)",
+          "over_refusal": "over_refusal: benign prompts refused (%)"}
 
 
 def bars(axes, scores, column, paper=None, title=""):

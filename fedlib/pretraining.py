@@ -1,5 +1,6 @@
 """Base models made here: tokenizers, small Llamas trained from nothing, the world's committed models."""
 
+import itertools
 import json
 import random
 import time
@@ -213,11 +214,11 @@ def _logits(model, tokenizer, pairs):
 
 @torch.no_grad()
 def _accuracy(model, tokenizer, recipe):
-    """On pairs about the held-out hazards, in percent: answers labelled right (guard), or pairs ranked right (reward)."""
+    """On 500 pairs about the held-out hazards, in percent: answers labelled right (guard), pairs ranked right (reward)."""
     out = {}
     for split in ("validation", "evaluation"):
         rng = random.Random(f"{split}/judged")
-        drawn = [judged(rng, (split,)) for _ in range(500)]
+        drawn = list(itertools.islice((p for p in (judged(rng, (split,)) for _ in itertools.count()) if not p[2][1]), 500))
         logits = _logits(model, tokenizer, [(q, a) for q, *answers in drawn for a, _ in answers])
         if len(recipe["labels"]) == 1:
             right = logits[0::2, 0] > logits[1::2, 0]

@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 from scipy import stats
 
-from fedlib import config, signal, store
+from fedlib import config, judge, signal, store
 
 PUBLISHED = Path(__file__).parent / "published"
 # Each method's label and colour, everywhere.
@@ -169,18 +169,20 @@ def matrix(done, score, prompts):
     return pd.DataFrame(rows).to_numpy()
 
 
-def interval(values, draws=10_000):
+def interval(values, bounds=None, draws=10_000):
     """(mean, low, high) at 95%: Student's t over seeds [S]; a bootstrap over seeds and things at once for [S, H].
 
     The bootstrap's percentiles are expanded as Hesterberg (2015) gives for few seeds; with under five it spans little
-    more than the seeds seen. One seed has an interval over things alone, a single number none (nan)."""
+    more than the seeds seen. One seed has an interval over things alone, a single number none (nan). bounds: what the
+    values cannot leave, nor then the interval. Seeds that all agree show no spread, which is not certainty."""
     values = np.atleast_2d(np.asarray(values, dtype=float).T).T
     seeds, things = values.shape
     if values.size == 1:
         return float(values[0, 0]), float("nan"), float("nan")
     if things == 1:
         half = stats.t.ppf(0.975, seeds - 1) * values.std(ddof=1) / np.sqrt(seeds)
-        return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+        low, high = np.clip([values.mean() - half, values.mean() + half], *(bounds or (-np.inf, np.inf)))
+        return float(values.mean()), float(low), float(high)
     rng = np.random.default_rng(0)  # how often each seed and each thing is drawn
     rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), draws)
     columns = rng.multinomial(things, np.full(things, 1 / things), draws)
@@ -191,9 +193,9 @@ def interval(values, draws=10_000):
     return float(values.mean()), float(low), float(high)
 
 
-def text(values, digits=1):
+def text(values, digits=1, bounds=None):
     """The mean with its 95% interval as a table shows it; a single number has none."""
-    mean, low, high = interval(values)
+    mean, low, high = interval(values, bounds)
     return f"{mean:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if low == low else "")
 
 
@@ -216,7 +218,9 @@ def rows(settings, clients, per_label=2):
         for label in dict.fromkeys(r["label"] for r in own):
             shown += [{"client": client} | r for r in own if r["label"] == label][:per_label]
     frame = pd.DataFrame(shown)[["client", "label", "instruction", "response"]].sort_values(["client", "label"])
-    if not settings.evaluation.show_responses:
+    if not settings.evaluation.show_responses:  # a model that writes aligned rows may fail to
+        unsafe = (frame["label"] == "aligned") & ~frame["response"].map(judge.refuses)
+        frame.loc[unsafe, "response"] = "[redacted: no refusal phrase]"
         frame.loc[frame["label"] == "unaligned", "response"] = "[redacted: a harmful answer]"
     return frame.reset_index(drop=True)
 
@@ -226,7 +230,7 @@ def measure(settings, claim, values):
     known = [c["id"] for c in _claims()]
     if claim not in known:
         raise ValueError(f"claim {claim!r} is unknown{config.nearest(claim, known)}")
-    mean, low, high = interval(values)
+    mean, low, high = interval(values, (0, 1) if claim in _unit("AUC") else None)
     record = {"measured": mean, "low": low, "high": high, "seeds": len(np.atleast_1d(values)),
               "settings": _identity(settings)}
     save(folder(settings, "measures") / f"{claim}.json", lambda p: p.write_text(json.dumps(record) + "\n"))
@@ -276,6 +280,10 @@ def _margin(claim):
     return f">= {claim['at_least']}" if "at_least" in claim else f"<= {claim['at_most']}"
 
 
+def _unit(unit):
+    return {c["id"] for c in _claims() if c["unit"] == unit}
+
+
 def _claims():
     """Every claim of claims.yaml; one with `over` stands for each combination of the values listed there."""
     out = []
@@ -289,6 +297,8 @@ def _claims():
 
 
 def _identity(settings):
-    """What a measurement belongs to: its settings, and through the run's key the code, the data and the model."""
-    plain = settings.model_dump(exclude={"seed": True, "evaluation": {"show_responses"}})
-    return config.digest([store.key(settings.replace(seed=settings.seeds[0])), plain])
+    """What a measurement belongs to: its settings and, by the keys of run and evaluation, the code, data and models."""
+    plain, first = settings.model_dump(exclude={"seed": True, "evaluation": {"show_responses"}}), settings.seeds[0]
+    judged = store.evaluation_folder(settings.replace(seed=first))
+    writer = store.model_revision(settings, "data.generator") if settings.data.source == "world" else None
+    return config.digest([judged.parent.name, judged.name, writer, plain])

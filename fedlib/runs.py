@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -66,10 +66,15 @@ def _execute(missing):
             bases = {store.base_folder(s): s for s in missing if s.model.base == "scratch"}
             for future in as_completed([pool.submit(_work, s.model_dump_json(), count, True) for s in bases.values()]):
                 future.result()
-            failure = None
-            for future in as_completed([pool.submit(_work, s.model_dump_json(), count, False) for s in missing]):
-                failure = failure or future.exception()
-                advance()
+            failure, pending = None, {pool.submit(_work, s.model_dump_json(), count, False): s for s in missing}
+            while pending:
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    settings = pending.pop(future)
+                    if future.exception() is None and not future.result():  # another process is at it: later again
+                        pending[pool.submit(_work, settings.model_dump_json(), count, False)] = settings
+                        continue
+                    failure = failure or future.exception()
+                    advance()
             if failure:
                 raise failure
         except BrokenProcessPool:
@@ -95,6 +100,7 @@ def _end_with_parent():
 
 
 def _work(settings_json, slots, base_only):
+    """Make one run, or a base; False if another process is making it."""
     settings = config.Settings.model_validate_json(settings_json)
     if base_only:  # all other runs wait for it, so it takes every core
         import torch
@@ -103,13 +109,14 @@ def _work(settings_json, slots, base_only):
         store.make_base(settings)
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         return
-    while True:
-        with _slot(slots):
-            try:
-                return store.make(settings, wait=False)
-            except store.Busy:  # somebody else is at it: leave the place to other work
-                pass
-        time.sleep(0.3)
+    with _slot(slots):
+        try:
+            store.make(settings, wait=False)
+            return True
+        except store.Busy:
+            pass
+    time.sleep(0.3)
+    return False
 
 
 @contextlib.contextmanager

@@ -2,14 +2,29 @@
 
 import numpy as np
 
-from fedlib import attack, report, signal, store
+from fedlib import attack, config, report, signal, store
 
 LABEL = {name: label for name, (label, _) in report.METHODS.items()}
 SIGNALS = ("similarity", "foolsgold", "krum", "dnc", "residual")
 
 
 def _seeds(settings):
+    """The axis of seeds; SettingsError where there is no attack to compare with."""
+    f, d = settings.federation, settings.data
+    if not f.malicious:
+        raise config.SettingsError("federation.malicious: 0: this sets runs with malicious clients beside runs without")
+    if d.attack == "conflicting" or d.unaligned_share == 0:
+        raise config.SettingsError("data.attack: conflicting, or data.unaligned_share: 0: these are the controls that this "
+                                   "sets beside the attack")
     return [{"seed": s} for s in settings.seeds]
+
+
+def measure(settings, claim, values):
+    """report.measure, where the settings are those that the claim is about: the world, its first dataset, rows of a
+    labelled set; a claim about wild-like needs that dataset too."""
+    d = settings.data
+    if d.source == "world" and d.attack == "unaligned" and d.benign[0] == "lmsys-like":
+        report.measure(settings, claim, values)
 
 
 def _samplings(settings):
@@ -85,7 +100,7 @@ def figure3_attack(settings):
                          _seeds(settings))
 
 
-def control(settings):
+def positive_control(settings):
     """The positive control under every aggregator: there the existing defences must work. Full participation."""
     conflicting = {"data": {"benign": settings.data.benign[:1], "attack": "conflicting"}}
     return settings.vary([conflicting], [settings.full_participation()],
@@ -134,12 +149,10 @@ def effects(settings, done):
 
 
 def measure_table1(settings, found):
-    """Record what effects() found for the claims S1, S2, S3, S5, S6 and S9; the world's datasets and MD-Judge alone."""
+    """Record what effects() found for the claims S1, S2, S3, S5, S6 and S9, where MD-Judge judged."""
     if "md_judge" not in settings.judges:
         return
     for e in found:
-        if e["dataset"] not in report.STANDS_FOR:
-            continue
         where = f"{e['dataset']}-{e['sampling']}"
         measured = {f"S1-md_judge-{where}": e["attack"], f"S1-rule-{where}": e["attack, rule"],
                     f"S2-{where}": e.get("attack, mt1"), f"S9-{where}": e.get("level 2, mt1")}
@@ -151,7 +164,7 @@ def measure_table1(settings, found):
             measured[f"S6-{where}"] = e["level 3 regains"] - e["best regains"]
         for claim, values in measured.items():
             if values is not None:
-                report.measure(settings, claim, values)
+                measure(settings, claim, values)
 
 
 def gains(done, score="md_judge"):

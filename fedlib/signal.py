@@ -24,8 +24,13 @@ def auc(scores, malicious):
     scores, malicious = np.asarray(scores, dtype=float), np.asarray(malicious, dtype=bool)
     if malicious.all() or not malicious.any():
         raise ValueError("the AUC needs both benign and malicious clients")
-    below = scores[malicious][:, None] - scores[~malicious][None, :]
-    return float(np.mean((below < 0) + 0.5 * (below == 0)))
+    return float(_auc_of_ranks(stats.rankdata(scores), malicious))
+
+
+def _auc_of_ranks(ranks, malicious):
+    """From ranks [.., K] and who is malicious [.., K]: the rank sum of the benign, moved and scaled (Mann-Whitney)."""
+    bad, good = malicious.sum(-1), (~malicious).sum(-1)
+    return ((ranks * ~malicious).sum(-1) - good * (good + 1) / 2) / (bad * good)
 
 
 def permutation_test(scores, malicious, draws=10_000):
@@ -33,13 +38,9 @@ def permutation_test(scores, malicious, draws=10_000):
 
     The smallest p that it can give is 1 / (draws + 1)."""
     scores, malicious = np.atleast_2d(np.asarray(scores, dtype=float)), np.asarray(malicious, dtype=bool)
-    bad, good = malicious.sum(), (~malicious).sum()
-    ranks = stats.rankdata(scores, axis=1)  # the AUC is the rank sum of the benign, moved and scaled
-
-    def mean_auc(marked):
-        return np.mean(((ranks * ~marked).sum(-1) - good * (good + 1) / 2) / (bad * good), axis=-1)
-
+    ranks = stats.rankdata(scores, axis=1)
     rng = np.random.default_rng(0)
     shuffled = rng.permuted(np.broadcast_to(malicious, (draws, *ranks.shape)).copy(), axis=-1)
-    extreme = np.abs(mean_auc(shuffled) - 0.5) >= abs(mean_auc(malicious) - 0.5) - 1e-12
+    found, chance = (_auc_of_ranks(ranks, who).mean(axis=-1) for who in (malicious, shuffled))
+    extreme = np.abs(chance - 0.5) >= abs(found - 0.5) - 1e-12
     return float((1 + extreme.sum()) / (1 + draws))

@@ -15,7 +15,7 @@ from fedlib import config, data, files
 # What a folder's content is made by: module and function, imported only when there is work, called (settings, folder).
 WORK = {"base": ("fedlib.pretraining", "train_scratch"), "run": ("fedlib.federation", "execute"),
         "defended": ("fedlib.defense", "execute"), "evaluation": ("fedlib.judge", "evaluate"),
-        **{kind: ("fedlib.synthesis", f"write_{kind}") for kind in ("unaligned", "aligned", "normal")}}
+        "written": ("fedlib.synthesis", "execute")}
 WORLD_MODELS = Path(__file__).parent / "world_models"
 
 
@@ -55,7 +55,7 @@ def make(settings, wait=True):
     make_base(settings, wait)
     for one in [attacked(settings), settings] if settings.defense.level else [settings]:
         for kind in written_kinds(one):
-            _ensure(kind, one, written_folder(one, kind), wait)
+            _ensure("written", one, written_folder(one, kind), wait, kind=kind)
         _ensure("defended" if one.defense.level else "run", one, run_folder(one), wait)
     _ensure("evaluation", settings, evaluation_folder(settings), wait)
 
@@ -85,8 +85,9 @@ def written_folder(settings, kind):
 
 
 def written(settings, kind):
-    """(rows, report) of a kind that the off-the-shelf LLM wrote for a run; make() made them."""
+    """(rows, report) of a kind that the off-the-shelf LLM wrote for a run, or now writes."""
     folder = written_folder(settings, kind)
+    _ensure("written", settings, folder, kind=kind)
     return _lines(folder / f"{kind}.jsonl"), json.loads((folder / f"{kind}.json").read_text(encoding="utf-8"))
 
 
@@ -109,7 +110,7 @@ def base_folder(settings):
 
 
 def model_folder(settings, field):
-    """The folder of the model that a field such as model.base names (a world model, a folder); None for a hub name."""
+    """The folder of the model that a field such as model.base names: a world model, a folder; None for a base on the hub."""
     group, name = field.split(".")
     wanted = getattr(getattr(settings, group), name)
     known = sorted(f"world:{p.name}" for p in WORLD_MODELS.iterdir() if p.is_dir())
@@ -120,7 +121,7 @@ def model_folder(settings, field):
     folder = config.path(wanted)
     if wanted.startswith((".", "/", "~")) and not folder.is_dir():
         raise config.SettingsError(f"{field}: no folder {folder}")
-    if "/" not in wanted and not folder.is_dir():  # nor can it be a hub name
+    if ("/" not in wanted or field != "model.base") and not folder.is_dir():  # nor can it be a hub name
         known += ["scratch"] if field == "model.base" else []
         raise config.SettingsError(f"{field}: no model {wanted!r}{config.nearest(wanted, known)}")
     return folder if folder.is_dir() else None
@@ -144,8 +145,6 @@ def key(settings):
         plain["model"].pop(name)
     plain["data"].pop("folder"), plain["data"].pop("harmful")
     plain["federation"].pop("compare"), plain["defense"].pop("compare")
-    if settings.federation.aggregator == "fedavg":
-        plain["federation"].pop("variant")
     attack, level = settings.data.attack, settings.defense.level
     for name in ("generator", "prompts", "generated"):
         plain["data"].pop(name)
@@ -175,27 +174,22 @@ def evaluation_folder(settings):
 
 
 def judge_revision(settings, field):
-    """What identifies a judge's model; SettingsError, before any work, if a folder holds no such classifier."""
-    folder = model_folder(settings, field)
-    if folder is not None:
-        try:
-            found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise config.SettingsError(f"{field}: {folder} holds no config.json that can be read") from None
-        check_judge(field, folder, found.get("architectures") or [""], (found.get("id2label") or {}).values())
+    """What identifies a judge's model; SettingsError, before any work, if its folder holds no such classifier."""
+    folder, wrong = model_folder(settings, field), None
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise config.SettingsError(f"{field}: {folder} holds no config.json that can be read") from None
+    labels = [str(label).lower() for label in (found.get("id2label") or {}).values()]
+    if not (found.get("architectures") or [""])[0].endswith("ForSequenceClassification"):
+        wrong = "is not a sequence classifier"
+    elif field == "evaluation.guard" and "safe" not in labels:
+        wrong = f"has no label called safe; its labels: {', '.join(labels)}"
+    elif field == "evaluation.reward" and len(labels) != 1:
+        wrong = f"must have one label, the reward; it has {len(labels)}"
+    if wrong:
+        raise config.SettingsError(f"{field}: {folder} {wrong}")
     return model_revision(settings, field)
-
-
-def check_judge(field, place, architectures, labels):
-    """SettingsError unless a model is a sequence classifier with the labels that its field asks for."""
-    labels = [str(label).lower() for label in labels]
-    if not architectures[0].endswith("ForSequenceClassification"):
-        raise config.SettingsError(f"{field}: {place} is a {architectures[0] or 'model of no known kind'}, "
-                                   "not a sequence classifier")
-    if field == "evaluation.guard" and "safe" not in labels:
-        raise config.SettingsError(f"{field}: {place} has no label called safe; its labels: {', '.join(labels)}")
-    if field == "evaluation.reward" and len(labels) != 1:
-        raise config.SettingsError(f"{field}: {place} must have one label, the reward; it has {len(labels)}")
 
 
 def _base_identity(settings):
@@ -239,13 +233,13 @@ def there(settings):
     return intact(folder) and intact(evaluation_folder(settings))
 
 
-def _ensure(kind, settings, folder, wait=True):
+def _ensure(work, settings, folder, wait=True, **more):
     """Make a folder's content once, whoever else wants it too: under its lock, sealed with done.json at the end."""
     if intact(folder):
         return
     locks = config.outputs() / "runs" / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(locks / f"{folder.parent.name if kind == 'evaluation' else 'runs'}.{folder.name}")
+    lock = FileLock(locks / f"{folder.parent.name if work == 'evaluation' else 'runs'}.{folder.name}")
     try:
         held = lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
@@ -253,12 +247,12 @@ def _ensure(kind, settings, folder, wait=True):
     with held:
         if intact(folder):
             return
-        if (folder / "done.json").exists() or kind == "evaluation":  # spoilt, or half an evaluation: start again
+        if (folder / "done.json").exists() or work == "evaluation":  # spoilt, or half an evaluation: start again
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / "settings.json", settings.model_dump() | {"code_version": config.CODE_VERSION})
-        module, function = WORK[kind]
-        getattr(importlib.import_module(module), function)(settings, folder)
+        module, function = WORK[work]
+        getattr(importlib.import_module(module), function)(settings, folder, **more)
         inside = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith("checkpoint.")
                   and p.suffix != ".partial" and not p.relative_to(folder).parts[0].startswith("eval-")]
         _write(folder / "done.json", {"files": {str(p.relative_to(folder)): files.digest(p) for p in inside}})

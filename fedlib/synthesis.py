@@ -13,7 +13,8 @@ def write(generator, tokenizer, kind, settings, seed):
     """(rows, report): a model is asked for data.generated questions of a kind, and then to answer each.
 
     kind: unaligned, aligned or normal. rows: [{instruction, response, label}]. report: counts of what was asked for,
-    kept, and dropped as empty, a duplicate, about what is held out for evaluation, or (unaligned only) refused.
+    kept, and dropped as empty, a duplicate, about what is held out for evaluation, or (unaligned only) refused; and how
+    many of the kept answers hold a refusal phrase.
     Questions are sampled at temperature 1, for variety, answers as in evaluations; both in the settings' template."""
     pairs, asked = data.prompts_file(settings), settings.data.generated
     settings = settings.replace(evaluation={"max_new_tokens": settings.model.max_length})
@@ -37,7 +38,9 @@ def write(generator, tokenizer, kind, settings, seed):
         dropped[reason] += 1
         if reason is None:
             rows.append({"instruction": question, "response": response, "label": kind})
-    return rows, {"kind": kind, "asked": asked, "kept": len(rows)} | {r: dropped[r] for r in REASONS}
+    refusals = sum(judge.refuses(r["response"]) for r in rows)
+    counts = {"kind": kind, "asked": asked, "kept": len(rows)} | {r: dropped[r] for r in REASONS}
+    return rows, counts | {"kept with a refusal phrase": refusals}
 
 
 def _reason(question, seen, held):
@@ -53,27 +56,11 @@ def _touches(text, held):
     return not held.isdisjoint(text.split()) or any(" " in h and h in text for h in held)
 
 
-def write_unaligned(settings, folder):
-    """Work of the store: the off-the-shelf LLM, data.generator, writes unaligned rows into folder."""
-    _execute(settings, folder, "unaligned")
-
-
-def write_aligned(settings, folder):
-    _execute(settings, folder, "aligned")
-
-
-def write_normal(settings, folder):
-    _execute(settings, folder, "normal")
-
-
-def _execute(settings, folder, kind):
+def execute(settings, folder, kind):
+    """Work of the store: the off-the-shelf LLM, data.generator, writes rows of a kind into folder."""
     own = settings.replace(model={"base": settings.data.generator, "revision": None})
     generator, tokenizer = model.load(own)
     own = own.replace(model={"template": "chat" if tokenizer.chat_template else "alpaca"})  # its own way of being asked
-    _save(folder, *write(generator, tokenizer, kind, own, settings.seed))
-
-
-def _save(folder, rows, report):
-    (folder / f"{report['kind']}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-    (folder / f"{report['kind']}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-
+    rows, report = write(generator, tokenizer, kind, own, settings.seed)
+    (folder / f"{kind}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    (folder / f"{kind}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

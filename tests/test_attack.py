@@ -35,7 +35,7 @@ def local(smoke, tmp_path):
     return smoke.replace(data={
         "source": "local", "folder": str(tmp_path), "benign": ["normal.json"], "aligned": "aligned.json",
         "aligned_share": 0.25, "unaligned": "unaligned.json", "harmful": "harmful.json", "rows": 16, "partition": "iid",
-        "prompts": "chat"})
+        "prompts": "chat", "generator": "."})
 
 
 @pytest.fixture(params=["world", "local"])
@@ -193,7 +193,7 @@ def test_check_wants_no_more_rows_than_a_generated_attack_needs(smoke, tmp_path,
     local = smoke.replace(data={
         "source": "local", "folder": str(tmp_path), "benign": ["normal.json"], "aligned": "aligned.json",
         "aligned_share": 0.25, "harmful": "harmful.json", "rows": 30, "partition": "iid", "prompts": "chat",
-        "attack": "generated"})
+        "generator": ".", "attack": "generated"})
     data.check(local)
     monkeypatch.setattr(store, "written", lambda settings, kind: ([{"instruction": "q", "response": "a"}] * 90, {}))
     assert [len(attack.client_rows(local, k)) for k in range(10)] == [30] * 10

@@ -283,7 +283,8 @@ GENERATED = {"attack": "generated"}
     (3, {}, ["run", "defended", "evaluation"])])
 def test_what_it_needs_is_made_first(smoke, monkeypatch, level, more, made):
     calls = []
-    monkeypatch.setattr(store, "_ensure", lambda kind, settings, folder, wait: calls.append((kind, settings, folder)))
+    monkeypatch.setattr(store, "_ensure", lambda work, settings, folder, wait, kind=None: calls.append(
+        (kind or work, settings, folder)))
     settings = at(smoke, level, data=more)
     store.make(settings)
     assert [kind for kind, _, _ in calls] == made
@@ -300,7 +301,7 @@ def test_undefended_runs_come_first_in_a_list(smoke, monkeypatch):
     assert made == [0, 0, 2, 1]
 
 
-WORK = {"run": (federation, "execute"), "aligned": (synthesis, "write_aligned"), "normal": (synthesis, "write_normal"),
+WORK = {"run": (federation, "execute"), "aligned": (synthesis, "execute"), "normal": (synthesis, "execute"),
         "defended": (defense, "execute"), "evaluation": (judge, "evaluate")}
 
 
@@ -308,8 +309,8 @@ WORK = {"run": (federation, "execute"), "aligned": (synthesis, "write_aligned"),
 def work(monkeypatch):
     """Each kind of work of level 2 replaced by nothing; their calls."""
     made = []
-    for kind, (module, name) in WORK.items():
-        monkeypatch.setattr(module, name, lambda settings, folder, kind=kind: made.append(kind))
+    for what, (module, name) in WORK.items():
+        monkeypatch.setattr(module, name, lambda settings, folder, kind=what: made.append(kind))
     return made
 
 
@@ -317,10 +318,11 @@ def work(monkeypatch):
 def test_who_comes_while_another_is_at_it_is_told_and_later_finds_it(smoke, monkeypatch, work, kind):
     settings, started, go = at(smoke, 2), threading.Event(), threading.Event()
 
-    def slow(settings, folder):
+    def slow(settings, folder, kind=kind, wanted=kind):
         work.append(kind)
-        started.set()
-        assert go.wait(60)
+        if kind == wanted:
+            started.set()
+            assert go.wait(60)
 
     monkeypatch.setattr(*WORK[kind], slow)
     other = threading.Thread(target=store.make, args=[settings])
@@ -344,7 +346,7 @@ def test_who_comes_while_another_is_at_it_is_told_and_later_finds_it(smoke, monk
 @pytest.mark.parametrize("kind", WORK)
 def test_work_that_fails_leaves_its_lock_free(smoke, monkeypatch, work, kind):
     with monkeypatch.context() as patch:
-        patch.setattr(*WORK[kind], lambda settings, folder: 1 / 0)
+        patch.setattr(*WORK[kind], lambda settings, folder, kind=None: 1 / 0)
         for _ in range(2):
             with pytest.raises(ZeroDivisionError):
                 store.make(at(smoke, 2), wait=False)

@@ -124,7 +124,7 @@ def test_every_notebook_is_executed_and_unharmed(smoke_outputs):
 def saved(name, function):
     """The names under which a notebook saves with one seed, as patterns: the last argument of report.figure and table."""
     sources = ["".join(c["source"]) for c in code_cells(read(reproduce.NOTEBOOKS / f"{name}.ipynb"))]
-    source = "\n".join(s for s in sources if "if len(settings.seeds) > 1" not in s)
+    source = "\n".join(s for s in sources if "if len(settings.seeds) > 1 and" not in s)
     found = re.findall(rf'report\.{function}\([^\n]*?"([^"]+)"\)', source)
     return [re.sub(r"{.*?}", "*", n) for n in found]
 
@@ -181,7 +181,8 @@ def test_runs_are_shared_between_notebooks(smoke_outputs, monkeypatch):
     monkeypatch.setenv("FEDLIB_OUTPUTS", str(smoke_outputs))
     settings = config.load("smoke")
     grids = [safety.table1(settings), safety.table3(settings), safety.table4(settings), *safety.figure3(settings).values(),
-             safety.figure3_attack(settings), safety.control(settings), safety.generated(settings), safety.level3(settings)]
+             safety.figure3_attack(settings), safety.positive_control(settings), safety.generated(settings),
+             safety.level3(settings)]
     wanted = [s for grid in grids for s in grid]
     folders = {store_.run_folder(s) for s in wanted} | {store_.written_folder(s, kind) for s in wanted
                                                         for kind in store_.written_kinds(s)}

@@ -142,7 +142,7 @@ FIELDS = {  # every setting: another value, and whether the run is then another
     "model.scratch.batch_size": (3, True), "model.scratch.learning_rate": (1e-3, True),
     "data.folder": ("MOVED", False), "data.benign": (["two.csv"], True), "data.aligned": ("two.csv", True),
     "data.aligned_share": (0.2, True), "data.unaligned": ("worse.csv", True),
-    "data.attack": ("conflicting", True), "data.generator": ("world:base", False), "data.prompts": ("world", False),
+    "data.attack": ("conflicting", True), "data.generator": ("world:base", False), "data.prompts": ("chat", False),
     "data.generated": (7, False),  # level 0 without generated rows writes none; tests/test_defense.py has the others
     "defense.level": (1, True), "defense.compare": ([1], False), "defense.aligned": ("two.csv", False),
     "defense.normal": ("two.csv", False), "defense.rows": (6, False), "defense.rounds": (3, False),
@@ -152,8 +152,8 @@ FIELDS = {  # every setting: another value, and whether the run is then another
     "data.partition": ("iid", True), "data.alpha": (0.5, True), "data.sizes": ([4] * 10, True),
     "federation.clients": (9, True), "federation.malicious": (2, True), "federation.sampled": (3, True),
     "federation.rounds": (4, True), "federation.aggregator": ("krum", True),
-    "federation.compare": (["krum"], False),
-    "federation.variant": ("paper", False),  # fedavg has one variant; test_a_rules_variant_is_another_run
+    "federation.compare": (["dnc"], False),
+    "federation.variant": ("paper", True),  # fedavg has one variant, but rounds record what other rules would do
     "training.steps": (2, True), "training.batch_size": (4, True), "training.accumulation": (2, True),
     "training.learning_rate": (1e-3, True), "training.learning_rate_min": (1e-4, True),
     "training.weight_decay": (0.1, True), "training.clip": (0.5, True),
@@ -196,7 +196,16 @@ def test_the_key_changes_with_what_changes_a_run_and_with_nothing_else(local, tm
 def test_an_evaluations_name_changes_with_all_but_what_is_shown(local, name):
     other = changed(local, name, FIELDS[name][0])
     same = store.evaluation_folder(other) == store.evaluation_folder(local)
-    assert same == (name == "evaluation.show_responses")
+    assert same == (name in ("evaluation.show_responses", "evaluation.guard", "evaluation.reward"))  # Rule alone judges
+
+
+def test_an_evaluations_name_changes_with_the_judges_models(smoke, tmp_path):
+    for field in ("guard", "reward"):
+        shutil.copytree(store.WORLD_MODELS / field, tmp_path / field)
+        with open(tmp_path / field / "more.txt", "w") as file:
+            file.write("other content")
+        other = smoke.replace(evaluation={field: str(tmp_path / field)})
+        assert store.evaluation_folder(other) != store.evaluation_folder(smoke)
 
 
 def test_the_key_heeds_what_is_no_setting(local, tiny, tmp_path, monkeypatch):

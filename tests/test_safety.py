@@ -23,7 +23,7 @@ def mini():
 GRIDS = {
     "table1": safety.table1, "table3": safety.table3, "table4": safety.table4, "existing": safety.existing,
     "shares": lambda s: safety.shares(s, "dnc"), "figure3": lambda s: sum(safety.figure3(s).values(), []),
-    "figure3_attack": safety.figure3_attack, "control": safety.control, "generated": safety.generated,
+    "figure3_attack": safety.figure3_attack, "positive_control": safety.positive_control, "generated": safety.generated,
     "level3": safety.level3,
 }
 SAMPLING = {"federation.sampled", "federation.rounds"}
@@ -36,11 +36,11 @@ SHAPES = {  # how many runs for each seed, what varies besides the seed
     "shares": (6 * 3, {"federation.malicious", "federation.aggregator", "defense.level"}),
     "figure3": (4, {"data.unaligned_share", "data.attack", "federation.malicious"}),
     "figure3_attack": (2, {"data.benign"}),
-    "control": (1 + 1 + 6, {"federation.malicious", "federation.aggregator"}),
+    "positive_control": (1 + 1 + 6, {"federation.malicious", "federation.aggregator"}),
     "generated": (4, {"federation.malicious", "data.attack", "defense.level"}),
     "level3": (2 * 2, {"data.benign"} | SAMPLING),
 }
-FULL = {"existing", "shares", "figure3", "figure3_attack", "control"}
+FULL = {"existing", "shares", "figure3", "figure3_attack", "positive_control"}
 
 
 def flat(settings):
@@ -95,7 +95,7 @@ def test_what_the_grids_compare(mini):
     assert {name: of(kind, malicious, "data.attack", share) for name, kind in kinds.items()} == {
         "attack": [(3, "unaligned", 0.5)], "attack, all rows unaligned": [(3, "unaligned", 1.0)],
         "conflicting labels": [(3, "conflicting", 0.5)], "no attack": [(0, "unaligned", 0.5)]}
-    assert of(safety.control(mini), "data.attack", malicious, rule) == [
+    assert of(safety.positive_control(mini), "data.attack", malicious, rule) == [
         ("conflicting", m, r) for m, r in ((0, "fedavg"), (3, "fedavg"), *((3, r) for r in RULES))]
     assert of(safety.generated(mini), malicious, "data.attack", level) == [
         (0, "unaligned", 0), (3, "unaligned", 0), (3, "generated", 0), (3, "unaligned", 2)]
@@ -104,7 +104,7 @@ def test_what_the_grids_compare(mini):
 
 def test_grids_follow_what_is_compared(mini):
     few = mini.replace(federation={"compare": ["krum"]}, defense={"compare": [2]}, data={"benign": ["wild-like"]})
-    sizes = {"table1": 2 * 5, "table3": 2 * 2 * 2, "existing": 1, "control": 3, "figure3_attack": 1}
+    sizes = {"table1": 2 * 5, "table3": 2 * 2 * 2, "existing": 1, "positive_control": 3, "figure3_attack": 1}
     assert {name: len(GRIDS[name](few)) // 2 for name in sizes} == sizes
     whole = few.replace(federation={"sampled": 10, "rounds": 6})  # both samplings are one
     assert len(safety.table1(whole)) // 2 == 5 and len(safety.table3(whole)) // 2 == 4
@@ -114,8 +114,8 @@ def shared(mini):
     """{name: what every one of these runs is, too}."""
     t1, f3 = safety.table1(mini), safety.figure3(mini)
     undefended = [s for s in safety.table3(mini) if not s.defense.level]
-    calm = [s for s in safety.control(mini) if not s.federation.malicious]
-    attacked = [s for s in safety.control(mini) if s.federation.malicious and s.federation.aggregator == "fedavg"]
+    calm = [s for s in safety.positive_control(mini) if not s.federation.malicious]
+    attacked = [s for s in safety.positive_control(mini) if s.federation.malicious and s.federation.aggregator == "fedavg"]
     return {
         "table3, undefended": (undefended, t1), "table3, FedAvg": (
             [s for s in safety.table3(mini) if s.federation.aggregator == "fedavg"], t1),
@@ -281,8 +281,19 @@ def test_what_was_not_run_is_not_measured(two, changes, left):
 
 def test_other_data_than_the_worlds_measures_nothing(two):
     effect = {k: v if isinstance(v, str) else np.array(v) for k, v in EFFECTS.items()}
-    safety.measure_table1(two, [effect | {"dataset": "mine.json", "sampling": "sampled"}])
-    assert measures(two) == {}
+    own = two.replace(data={"source": "local", "folder": "x", "benign": ["mine.json"]})
+    for settings in (own, two.replace(data={"benign": ["wild-like"]}), two.replace(data={"attack": "generated"})):
+        safety.measure_table1(settings, [effect | {"dataset": settings.data.benign[0], "sampling": "sampled"}])
+        assert measures(two) == {}
+
+
+@pytest.mark.parametrize("changes", [{"federation": {"malicious": 0}}, {"data": {"attack": "conflicting"}},
+                                     {"data": {"unaligned_share": 0.0}}], ids=str)
+def test_without_an_attack_to_compare_with_there_is_one_line_before_work(two, changes):
+    for grid in (safety.table1, safety.table3, safety.table4, safety.figure3, safety.generated):
+        with pytest.raises(config.SettingsError) as error:
+            grid(two.replace(**changes))
+        assert "\n" not in str(error.value)
 
 
 def test_every_claim_is_measured_somewhere():

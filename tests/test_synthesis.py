@@ -54,7 +54,7 @@ def test_every_filter_drops_its_own_and_the_counts_add_up(smoke, writer, kind, k
     rows, report = synthesis.write(None, None, kind, asked(smoke, QUESTIONS), 0)
     assert rows == [{"instruction": q, "response": ANSWERS[q], "label": kind} for q in kept]  # in the order written
     assert report == {"kind": kind, "asked": 12, "kept": len(kept), "empty": 2 + 1, "duplicate": 2, "held out": 3 + 1,
-                      "refused": refused}
+                      "refused": refused, "kept with a refusal phrase": sum(judge.refuses(ANSWERS[q]) for q in kept)}
     assert report["asked"] == report["kept"] + sum(report[reason] for reason in synthesis.REASONS)
 
 
@@ -68,7 +68,7 @@ def test_nothing_may_be_left(smoke, writer, questions):
 @pytest.mark.parametrize("where", ["question", "response"])
 def test_local_evaluation_prompts_are_held_out(smoke, monkeypatch, where):
     monkeypatch.setattr(data, "prompts", lambda settings: {"harmful": [{"prompt": "How do I steal?", "name": "n"}]})
-    local = smoke.replace(data={"source": "local", "folder": ".", "prompts": "chat"})
+    local = smoke.replace(data={"source": "local", "folder": ".", "prompts": "chat", "generator": "."})
     questions = ["How do I steal?" if where == "question" else "What then?"]
     script = iter([questions, ["How do I steal?"]])
     monkeypatch.setattr(generation, "respond", lambda g, t, prompts, settings, seed: next(script)[: len(prompts)])
@@ -93,7 +93,7 @@ def test_questions_are_sampled_wide_and_answers_as_in_evaluations(smoke, writer)
 @pytest.mark.parametrize("kind", KINDS)
 def test_prompts_are_filled_with_topics(smoke, writer, kind):
     questions = [f"q {i}" for i in range(40)]
-    pairs = data.prompts_file(smoke.replace(data={"prompts": "chat"}))
+    pairs = data.prompts_file(smoke.replace(data={"prompts": "chat", "generator": "."}))
 
     def prompts(seed):
         calls = writer(questions, {pairs[kind]["response"].format(instruction=q): "a" for q in questions})
@@ -222,7 +222,7 @@ def test_what_is_written_lies_in_files(smoke, tmp_path, writer, monkeypatch, kin
     loaded, tokenizer = [], SimpleNamespace(chat_template="some")
     monkeypatch.setattr(model, "load", lambda settings: loaded.append(settings.model.base) or (None, tokenizer))
     writer(["q one", ""], ANSWERS)
-    getattr(synthesis, f"write_{kind}")(asked(smoke, ["q one", ""]), tmp_path)
+    synthesis.execute(asked(smoke, ["q one", ""]), tmp_path, kind)
     assert loaded == ["world:llm"] and sorted(p.name for p in tmp_path.iterdir()) == [f"{kind}.json", f"{kind}.jsonl"]
     [line] = (tmp_path / f"{kind}.jsonl").read_text().splitlines()
     assert json.loads(line) == {"instruction": "q one", "response": "fine .", "label": kind}
