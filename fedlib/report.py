@@ -56,8 +56,8 @@ def figure(settings, fig, name):
 def table(settings, frame, name):
     """Save a table as CSV and Markdown under outputs/<preset>/tables and return it."""
     save(folder(settings, "tables") / f"{name}.csv", lambda p: frame.to_csv(p, index=False))
-    shown = frame.astype(object).where(frame.notna(), "")
-    save(folder(settings, "tables") / f"{name}.md", lambda p: shown.to_markdown(p, index=False, floatfmt=".1f"))
+    shown = frame.astype(object).where(frame.notna(), "").map(lambda v: f"{v:.4g}" if isinstance(v, float) else v)
+    save(folder(settings, "tables") / f"{name}.md", lambda p: shown.to_markdown(p, index=False, disable_numparse=True))
     return frame
 
 

@@ -52,7 +52,8 @@ def reproduce(preset, only="*", jobs=None):
 
 
 def _wave(names, preset, executed, jobs, scratch, state, live):
-    with ProcessPoolExecutor(min(jobs, len(names)), get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(min(jobs, len(names)), get_context("spawn"), runs.end_with_parent,
+                             max_tasks_per_child=1) as pool:
         futures = {n: pool.submit(_execute, NOTEBOOKS / f"{n}.ipynb", preset, executed, scratch) for n in names}
         while True:
             for name, future in futures.items():

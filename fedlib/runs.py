@@ -90,13 +90,16 @@ def _execute(missing):
 
 def _start_worker(threads):
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_parent():
-    """A worker whose notebook was killed would wait for work for ever, or go on unseen: it ends, to be resumed."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
+def end_with_parent():
+    """A worker whose parent was killed would wait for work for ever, or go on unseen: it ends, to be resumed."""
+    def watch():
+        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _work(settings_json, slots, base_only):
