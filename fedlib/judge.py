@@ -65,7 +65,8 @@ def classify(field, prompts, responses, settings):
     from fedlib import model
 
     classifier, tokenizer = model.load_classifier(settings, field)
-    device, size, out = next(classifier.parameters()).device, settings.evaluation.batch_size, []
+    device, size = next(classifier.parameters()).device, settings.evaluation.batch_size
+    out = [torch.empty(0, classifier.config.num_labels)]
     texts = [model.pair_text(tokenizer, p["prompt"], r) for p, r in zip(prompts, responses, strict=True)]
     for start in range(0, len(texts), size):
         batch = tokenizer(texts[start : start + size], add_special_tokens=False, padding=True, truncation=True,

@@ -230,7 +230,7 @@ def test_tables_and_figures_are_files(smoke, store):
     frame = pd.DataFrame({"method": ["FedAvg"], "rule": [49.812345]})
     assert report.table(smoke, frame, "t") is frame
     assert pd.read_csv(store / "smoke/tables/t.csv").equals(frame)
-    assert "49.81 |" in (store / "smoke/tables/t.md").read_text()
+    assert "| 49.81" in (store / "smoke/tables/t.md").read_text()
     plt = report.style()
     fig, _ = plt.subplots()
     assert report.figure(smoke, fig, "f") is fig
