@@ -81,9 +81,10 @@ def before_after(axes, scores, column, title=""):
             axes.plot(mean, y, "o", color=colour, ms=9, label=label)
     axes.set_yticks(range(len(rules)), rules, fontsize=9)
     axes.invert_yaxis()
-    axes.set(title=title, xlabel=TITLES[column], xlim=(0, 102))
+    axes.set(title=title, xlim=(0, 102))
+    axes.set_xlabel(TITLES[column], fontsize=9)
     axes.grid(axis="y", visible=False)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="lower left")
 
 
 def lines(axes, scores, x, column, xlabel):
@@ -94,7 +95,8 @@ def lines(axes, scores, x, column, xlabel):
         at, mean, low, high = np.array(points, dtype=float).T
         axes.plot(at, mean, "o-", color=colour, label=label, ms=4)
         axes.fill_between(at, low, high, color=colour, alpha=0.12, lw=0)
-    axes.set(xlabel=xlabel, ylabel=TITLES[column], ylim=(0, 102))
+    axes.set(xlabel=xlabel, ylim=(0, 102))
+    axes.set_ylabel(TITLES[column].replace(": ", "\n"), fontsize=9)
     axes.legend(fontsize=8)
 
 
