@@ -15,6 +15,7 @@ from fedlib import config, store
 warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)  # peft's own call, harmless
 warnings.filterwarnings("ignore", "Could not find a config file", UserWarning)  # peft looks for the base at a relative path
 transformers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()  # its reminders would stand in the notebooks
 
 
 def load(settings):
