@@ -115,7 +115,7 @@ def test_lines_are_means_in_bands(axes):
     bands = [c.get_paths()[0].vertices[:, 1] for c in axes.collections if isinstance(c, PolyCollection)]
     half = 4.3027 * 2 / 3**0.5  # Student's t, three seeds 2 apart
     assert [(b.min(), b.max()) for b in bands] == [pytest.approx((m - half, m + half), abs=1e-3) for m in (42, 62)]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("malicious clients", plots.TITLES["md_judge"])
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("malicious clients", plots.TITLES["md_judge"].replace(": ", "\n"))
 
 
 def test_lines_of_one_seed_have_no_band_but_are_drawn(axes):
