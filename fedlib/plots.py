@@ -84,7 +84,7 @@ def before_after(axes, scores, column, title=""):
     axes.set(title=title, xlim=(0, 102))
     axes.set_xlabel(TITLES[column], fontsize=9)
     axes.grid(axis="y", visible=False)
-    axes.legend(fontsize=8, loc="lower left")
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False)  # beside the points
 
 
 def lines(axes, scores, x, column, xlabel):

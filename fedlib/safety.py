@@ -123,10 +123,9 @@ def effects(settings, done):
     out = []
     safety = "md_judge" if "md_judge" in settings.judges else "rule"
     for name in settings.data.benign:
-        for sampling, change in zip(("sampled", "full"), _samplings(settings), strict=True):
-            sampled = change.get("federation", {}).get("sampled", settings.federation.sampled)
-            if sampling == "sampled" and sampled == settings.federation.clients:
-                continue  # the settings ask for full participation anyway
+        f = settings.federation
+        for sampled in dict.fromkeys((f.sampled, f.clients)):
+            sampling = "full" if sampled == f.clients else "sampled"
             by = by_method(report.select(done, benign=[name], sampled=sampled))
             score = {m: report.matrix(runs, safety, "harmful") for m, runs in by.items()}
             clean, under = score[LABEL["no attack"]], score[LABEL["fedavg"]]

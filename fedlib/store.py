@@ -12,7 +12,8 @@ from filelock import FileLock, Timeout
 
 from fedlib import config, data, files
 
-# What a folder's content is made by: module and function, imported only when there is work, called (settings, folder).
+# What a folder's content is made by: module and function, imported only when there is work, called (settings, folder);
+# what an LLM writes also with its kind.
 WORK = {"base": ("fedlib.pretraining", "train_scratch"), "run": ("fedlib.federation", "execute"),
         "defended": ("fedlib.defense", "execute"), "evaluation": ("fedlib.judge", "evaluate"),
         "written": ("fedlib.synthesis", "execute")}
@@ -208,7 +209,7 @@ def model_revision(settings, field):
     """What identifies a model's content: a digest of its folder, or its hub name and revision."""
     folder = model_folder(settings, field)
     if folder is None:
-        return [getattr(getattr(settings, field.split(".")[0]), field.split(".")[1]), settings.model.revision]
+        return [settings.model.base, settings.model.revision]
     return _folder_digest(folder, tuple((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.iterdir())))
 
 

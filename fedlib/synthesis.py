@@ -22,13 +22,12 @@ def write(generator, tokenizer, kind, settings, seed):
     rng = random.Random(config.derive(seed, kind, "topics"))
     prompts = [pairs[kind]["instruction"].format(topic=rng.choice(pairs["topics"])) for _ in range(asked)]
     questions = generation.respond(generator, tokenizer, prompts, wide, config.derive(seed, kind, "questions"))
-    dropped, seen, held = collections.Counter(), set(), data.held_out(settings)
+    dropped, kept, held = collections.Counter(), {}, data.held_out(settings)
     for question in questions:
-        reason = _reason(question, seen, held)
+        reason = _reason(question, kept, held)
         dropped[reason] += 1
         if reason is None:
-            seen.add(question)
-    kept = list(dict.fromkeys(q for q in questions if q in seen))
+            kept[question] = True  # in the order written
     prompts = [pairs[kind]["response"].format(instruction=q) for q in kept]
     responses = generation.respond(generator, tokenizer, prompts, settings, config.derive(seed, kind, "responses"))
     rows = []
