@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
+from fedlib import ranks
+
 VARIANTS = ("paper", "published")
-BLOCK = 1 << 21  # values at a time
 
 
 def fedavg(updates, *, sizes, **_):
@@ -26,8 +27,8 @@ def median(updates, *, variant, **_):
     """Coordinate-wise median (Yin et al. 2018). Even K: the mean of the middle two; published: the lower of them."""
     low, high = (len(updates) - 1) // 2, len(updates) // 2
     if variant == "published" or low == high:
-        return _blockwise(updates, lambda rows: _ordered(rows, [low])[low]), None
-    return _blockwise(updates, lambda rows: _midpoint(_ordered(rows, [low, high]), low, high)), None
+        return ranks.blockwise(updates, lambda rows: ranks.order_statistics(rows, [low])[low]), None
+    return ranks.blockwise(updates, lambda rows: ranks.midpoint(ranks.order_statistics(rows, [low, high]), low, high)), None
 
 
 def trimmed_mean(updates, *, f, variant, **_):
@@ -37,11 +38,11 @@ def trimmed_mean(updates, *, f, variant, **_):
         raise ValueError(f"trimmed_mean drops f={f} at each end, which leaves none of {n} clients")
 
     def middle(rows):
-        ordered = _ordered(rows, range(f, n - f))
+        ordered = ranks.order_statistics(rows, range(f, n - f))
         mean = functools.reduce(torch.add, [ordered[i] / (n - 2 * f) for i in range(f, n - f)])
         return torch.clamp(mean, ordered[f], ordered[n - f - 1])  # rounding must not leave the kept values' range
 
-    return _blockwise(updates, middle), None
+    return ranks.blockwise(updates, middle), None
 
 
 def krum(updates, *, f, variant, **_):
@@ -127,16 +128,16 @@ def residual(updates, *, variant, threshold=None, strength=2.0, **_):
     centred = np.arange(n)[:, None] - (n - 1) / 2
     reach = strength * np.sqrt(2 / n * (1 - 1 / n - centred**2 / (centred**2).sum()))  # 1 - leverage under the root
     centred, reach, fixed = centred.astype(values.dtype), reach.astype(values.dtype), np.empty_like(values)
-    step = max(1, BLOCK // 2 // n // n)  # a coordinate has n * n slopes
+    step = max(1, ranks.BLOCK // 2 // n // n)  # a coordinate has n * n slopes
 
     def block(start):
         u = values[:, start : start + step]
         client = u.argsort(axis=0, kind="stable")
         y = np.take_along_axis(u, client, axis=0)
         with np.errstate(over="ignore"):  # outliers may
-            line = _repeated_median_slope(y) * centred + _middle(y)
+            line = _repeated_median_slope(y) * centred + ranks.middle(y)
             distance = np.abs(y - line)
-            scale = 1.4826 * (1 + 5 / (n - 1)) * _middle(np.sort(distance, axis=0)[1:]) + 1e-7  # without the smallest
+            scale = 1.4826 * (1 + 5 / (n - 1)) * ranks.middle(np.sort(distance, axis=0)[1:]) + 1e-7  # without the smallest
             confidence = np.minimum(reach * (scale / np.maximum(distance, 1e-30)), 1)
         np.put_along_axis(fixed[:, start : start + step], client, np.where(confidence >= threshold, y, line), axis=0)
         confidence *= confidence.std(axis=0, ddof=1)
@@ -149,9 +150,43 @@ def residual(updates, *, variant, threshold=None, strength=2.0, **_):
     return weights @ torch.from_numpy(fixed).to(weights), weights
 
 
+def clipping(updates, *, sizes, **_):
+    """Norm clipping (Sun et al. 2019): each update scaled down to the median of the norms, then the mean by sizes."""
+    weights = sizes / sizes.sum() * _clip(_gram(updates).diagonal().sqrt())
+    return weights.to(updates) @ updates, (weights / weights.sum()).to(updates)
+
+
+def flame(updates, *, generator, noise=0.001, **_):
+    """FLAME-like (Nguyen et al. 2022): clients in the largest cluster of cosine distances (HDBSCAN, more than half of them,
+    outliers dropped), clipped to the median of all norms; their plain mean with noise of that norm times `noise`."""
+    n, admitted = len(updates), torch.arange(len(updates))
+    gram = _gram(updates)
+    norms = gram.diagonal().sqrt()
+    if n > 2:
+        from sklearn.cluster import HDBSCAN  # takes a second to import
+
+        unit = norms.clamp(min=1e-150)
+        distances = (1 - gram / unit[:, None] / unit).clamp(min=0).fill_diagonal_(0).cpu().numpy()
+        labels = HDBSCAN(min_cluster_size=n // 2 + 1, min_samples=1, allow_single_cluster=True, metric="precomputed",
+                         copy=True).fit(distances).labels_
+        if (labels >= 0).any():
+            admitted = torch.from_numpy(np.flatnonzero(labels == np.bincount(labels[labels >= 0]).argmax()))
+    weights = torch.zeros(n, dtype=torch.float64, device=updates.device)
+    weights[admitted.to(updates.device)] = 1 / len(admitted)
+    weights = weights * _clip(norms)
+    update = weights.to(updates) @ updates
+    drawn = torch.randn(len(update), generator=generator or torch.Generator().manual_seed(0), dtype=update.dtype)
+    return update.add_(drawn.to(update), alpha=noise * float(norms.median())), (weights / weights.sum()).to(updates)
+
+
+def _clip(norms):
+    """What scales each update down to the median of the norms [K], at most 1."""
+    return (norms.median() / norms.clamp(min=1e-150)).clamp(max=1)
+
+
 RULES = {"fedavg": fedavg, "median": median, "trimmed_mean": trimmed_mean, "krum": krum, "multi_krum": multi_krum,
-         "dnc": dnc, "foolsgold": foolsgold, "residual": residual}
-OPTIONS = {"dnc": {"niters", "c", "b"}, "residual": {"threshold", "strength"}}
+         "dnc": dnc, "foolsgold": foolsgold, "residual": residual, "clipping": clipping, "flame": flame}
+OPTIONS = {"dnc": {"niters", "c", "b"}, "residual": {"threshold", "strength"}, "flame": {"noise"}}
 
 
 def aggregate(name, updates, *, sizes=None, f=0, history=None, generator=None, variant="paper", **options):
@@ -194,56 +229,6 @@ def _checked(what, matrix, look=True):
     return matrix.detach() if matrix.dtype in (torch.float32, torch.float64) else matrix.detach().float()
 
 
-def _blockwise(updates, rule):
-    """rule applied to blocks of coordinates [K, B] -> [B], so that what it needs stays small."""
-    step = max(1, BLOCK // len(updates))
-    return torch.cat([rule(updates[:, i : i + step]) for i in range(0, updates.shape[1], step)])
-
-
-@functools.cache
-def _network(n, wanted):
-    """Batcher's merge exchange for n values (Knuth, TAOCP 3, 5.2.2 M) as (i, j) compare-exchanges, less those that do
-    not bear on the wanted ranks. (i, j, whether the smaller goes on to be used, whether the larger does)"""
-    pairs, t = [], max(1, math.ceil(math.log2(n))) if n > 1 else 0
-    p = 1 << (t - 1) if t else 0
-    while p:
-        q, r, d = 1 << (t - 1), 0, p
-        while True:
-            pairs += [(i, i + d) for i in range(n - d) if i & p == r]
-            if q == p:
-                break
-            d, q, r = q - p, q >> 1, p
-        p >>= 1
-    needed, kept = set(wanted), []
-    for i, j in reversed(pairs):
-        if i in needed or j in needed:
-            kept.append((i, j, i in needed, j in needed))
-            needed |= {i, j}
-    return kept[::-1]
-
-
-def _ordered(rows, ranks):
-    """{rank: values [..]}: the wanted order statistics over the first dimension of rows [n, ..]."""
-    ranks, values = tuple(ranks), list(rows)
-    minimum, maximum = (torch.minimum, torch.maximum) if torch.is_tensor(rows) else (np.minimum, np.maximum)
-    for i, j, low, high in _network(len(values), ranks):
-        a, b = values[i], values[j]
-        if low:
-            values[i] = minimum(a, b)
-        if high:
-            values[j] = maximum(a, b)
-    return {rank: values[rank] for rank in ranks}
-
-
-def _midpoint(ordered, low, high):
-    return ordered[low] if low == high else ordered[low] / 2 + ordered[high] / 2
-
-
-def _middle(ordered):
-    """The median over the first dimension of values that are in order along it."""
-    return _midpoint(ordered, (len(ordered) - 1) // 2, len(ordered) // 2)
-
-
 def _repeated_median_slope(y):
     """Siegel's repeated median: the median over i of the median over j of the slopes between i and j; y [n, B] in order."""
     n, rank = len(y), np.arange(len(y), dtype=y.dtype)
@@ -252,21 +237,21 @@ def _repeated_median_slope(y):
         slopes = (y - y[:, None]) / gaps[:, :, None]
         slopes[range(n), range(n)] = np.inf  # comes last
         low, high = (n - 2) // 2, (n - 1) // 2
-        inner = _midpoint(_ordered(slopes, [low, high]), low, high)
+        inner = ranks.midpoint(ranks.order_statistics(slopes, [low, high]), low, high)
     else:
         rows = y.T.copy()
         slopes = rows[:, None] - rows[:, :, None]  # [B, n, n]
         slopes /= gaps
         slopes[:, range(n), range(n)] = np.inf
         slopes.sort()
-        inner = _middle(np.moveaxis(slopes, 2, 0)[:-1]).T
-    return _middle(np.sort(inner, axis=0))
+        inner = ranks.middle(np.moveaxis(slopes, 2, 0)[:-1]).T
+    return ranks.middle(np.sort(inner, axis=0))
 
 
 def _gram(updates):
     """Inner products [K, K] in float64, by blocks; shrunk where a float64 update would overflow its own square."""
     shrink = max(1.0, float(max(row.abs().max() for row in updates)) / 1e100)
-    step = max(1, BLOCK // 4 // len(updates))
+    step = max(1, ranks.BLOCK // 4 // len(updates))
     total = torch.zeros(len(updates), len(updates), dtype=torch.float64, device=updates.device)
     for i in range(0, updates.shape[1], step):
         block = updates[:, i : i + step].double() / shrink if shrink > 1 else updates[:, i : i + step].double()

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from fedlib import schema
 
-CODE_VERSION = 2  # raise it when a result changes for the same settings: old runs are then left alone
+CODE_VERSION = 3  # raise it when a result changes for the same settings: old runs are then left alone
 ROOT = Path(__file__).resolve().parent.parent
 
 class SettingsError(ValueError):
@@ -61,6 +61,15 @@ class Settings(schema.Group):
              "data.prompts: world is for the world's models; with data.source: local use chat, or a file of your own"),
             (d.source == "world" or not d.generator.startswith("world:") or d.attack != "generated" and p.level != 2,
              "data.generator: a world model knows the world's words alone; with data.source: local name another's folder"),
+            (f.expected is None or f.expected <= f.clients,
+             f"federation.expected: {f.expected} is more than federation.clients, {f.clients}"),
+            (d.poison.clients is None or d.poison.clients <= f.clients,
+             f"data.poison.clients: {d.poison.clients} is more than federation.clients, {f.clients}"),
+            (d.attack != "boosted" or d.poison.trigger and f.malicious and d.poison.clients == f.malicious,
+             "data.attack: boosted: the malicious clients hold all poison: set data.poison.trigger, federation.malicious, "
+             "and data.poison.clients to the same number"),
+            (self.defense.filter == "none" or d.poison.trigger is not None,
+             "defense.filter: without data.poison.trigger there is nothing to filter out"),
             (self.model.scratch.hidden % self.model.scratch.heads == 0,
              f"model.scratch.heads: {self.model.scratch.heads} must divide hidden, {self.model.scratch.hidden}"),
             (d.source == "world" or d.folder is not None,
@@ -79,10 +88,12 @@ class Settings(schema.Group):
 
     @property
     def judges(self):
-        """Those of evaluation.judges that can judge this data: help, mt1 and world models know the world alone."""
+        """Those of evaluation.judges that can judge this data: help, mt1 and world models know the world alone, exact needs
+        right answers in words, asr a trigger."""
         e = self.evaluation
         foreign = {"help", "mt1", *(["md_judge"] if e.guard.startswith("world:") else []),
-                   *(["rm"] if e.reward.startswith("world:") else [])} if self.data.source != "world" else set()
+                   *(["rm"] if e.reward.startswith("world:") else [])} if self.data.source != "world" else {"exact"}
+        foreign |= set() if self.data.poison.trigger else {"asr"}
         return [name for name in e.judges if name not in foreign]
 
     def full_participation(self):

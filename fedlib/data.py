@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from fedlib import config, files, world
+from fedlib import config, files, poison, world
 
 ALPACA = ("Below is an instruction that describes a task. Write a response that appropriately completes "
           "the request.\n\n### Instruction:\n{instruction}\n\n### Response:")
@@ -153,17 +153,22 @@ def _normal(settings, name):
 
 
 def prompts(settings):
-    """The evaluation prompts {"harmful": [...], "benign": [...]}, each {prompt, name[, kind, parts, reference]}.
+    """The evaluation prompts {"harmful": [...], "benign": [...]}, each {prompt, name[, kind, parts, answers]}; with poison
+    also "triggered" ones.
 
     The same for every seed and method. Harmful ones, and local benign ones, are in no client's rows and in none of the
     defence's; the world's benign ones ask for things that clients may have asked for too."""
     e, d = settings.evaluation, settings.data
     if d.source == "world":
-        return {what: world.prompts(what, getattr(e, what), e.split) for what in ("harmful", "benign")}
-    harmful = _halves(settings, d.harmful)[1]
-    benign = [r for name in d.benign for r in _normal(settings, name)[1]]
-    return {what: [{"prompt": r["instruction"], "name": r["instruction"]} for r in rows[: getattr(e, what)]]
-            for what, rows in (("harmful", harmful), ("benign", benign))}
+        out = {what: world.prompts(what, getattr(e, what), e.split) for what in ("harmful", "benign")}
+        every = world.prompts("benign", 8 * len(world.benign_things()))
+    else:
+        rows = {"harmful": _halves(settings, d.harmful)[1], "benign": [r for n in d.benign for r in _normal(settings, n)[1]]}
+        out = {what: [{"prompt": r["instruction"], "name": r["instruction"]}
+                      | ({"answers": r["answers"]} if "answers" in r else {}) for r in part]
+               for what, part in rows.items()}
+        every, out = out["benign"], {what: part[: getattr(e, what)] for what, part in out.items()}
+    return out | ({"triggered": poison.triggered(settings, every)[: e.benign]} if d.poison.trigger else {})
 
 
 def corpus(settings):

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from fedlib import aggregation, attack, config, data, files, model, signal, training
+from fedlib import aggregation, attack, config, data, files, filters, model, poison, signal, training
 
+FEW = 8  # rows of a kind and client from which the BSNR is taken: more would cost more than a fifth of a round
 WEIGHING = ("foolsgold", "krum", "dnc", "residual")  # as in paper S, Figure 3b
 
 
@@ -21,9 +22,10 @@ def sample(settings, round_):
 
 
 def expected_malicious(settings):
-    """The f that robust rules are told: round(sampled * malicious share), as the safety paper's release does."""
+    """The f that robust rules are told: round(sampled * malicious share), as the safety paper's release does, or what
+    federation.expected says in place of federation.malicious."""
     f = settings.federation
-    return round(f.sampled * f.malicious / f.clients)
+    return round(f.sampled * (f.malicious if f.expected is None else f.expected) / f.clients)
 
 
 def _check_rule(settings):
@@ -35,12 +37,13 @@ def _check_rule(settings):
         raise config.SettingsError(f"federation.aggregator: with federation.sampled: {f.sampled}: {error}") from None
 
 
-def encoded_clients(settings, tokenizer, clients=None):
+def encoded_clients(settings, tokenizer, rows=None):
     """{client: its rows, encoded} and {client: how many were dropped because no response was left (paper S: truncation)}.
 
-    clients: whose; all if None."""
-    clients, m = range(settings.federation.clients) if clients is None else clients, settings.model
-    parts = {k: data.encode(attack.client_rows(settings, k), tokenizer, m.template, m.max_length) for k in clients}
+    rows: {client: rows}; every client's own if None."""
+    if rows is None:
+        rows = {k: attack.client_rows(settings, k) for k in range(settings.federation.clients)}
+    parts = {k: data.encode(own, tokenizer, settings.model.template, settings.model.max_length) for k, own in rows.items()}
     for client, (rows, dropped) in parts.items():
         if not rows and not dropped:
             raise files.DataError(f"client {client}: no rows; raise data.alpha or data.rows, or lower federation.clients")
@@ -68,7 +71,12 @@ def execute(settings, folder):
     base, tokenizer = model.load(settings)
     tuned = model.attach_lora(base, settings)
     asked = sorted({k for round_ in range(settings.federation.rounds) for k in sample(settings, round_)})
-    clients, dropped = encoded_clients(settings, tokenizer, asked)
+    rows = {k: attack.client_rows(settings, k) for k in asked}
+    if settings.defense.filter != "none":
+        rows, found = filters.FILTERS[settings.defense.filter](settings, tuned, tokenizer, rows)
+        (folder / "filter.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    clients, dropped = encoded_clients(settings, tokenizer, rows)
+    follow = _follower(settings, tokenizer, rows) if settings.data.poison.trigger else None
     sizes = {k: len(rows) for k, rows in clients.items()}
     expected = expected_malicious(settings)
     global_, history, start = _resume(folder, model.get_vector(tuned), settings)
@@ -77,7 +85,7 @@ def execute(settings, folder):
         sampled = sample(settings, round_)
         for client in sampled:
             update, losses[client], seen = client_update(tuned, global_, clients[client], settings, round_, client)
-            updates.append(update)
+            updates.append(update * attack.boost(settings, client))
             tokens += seen
         updates = torch.stack(updates)
         if history is not None:
@@ -86,8 +94,9 @@ def execute(settings, folder):
         step, weights = aggregation.aggregate(
             settings.federation.aggregator, updates, sizes=[sizes[k] for k in sampled], f=expected, generator=generator,
             history=None if history is None else history[sampled], variant=settings.federation.variant)
+        backdoor = follow(tuned, global_, step, sampled) if follow else {}
         global_ = global_ + step
-        _record(folder, global_, history, {
+        _record(folder, global_, history, backdoor | {
             "round": round_, "sampled": sampled, "malicious": [k for k in sampled if k in attack.malicious(settings)],
             "learning_rate": training.learning_rate(settings, round_, settings.federation.rounds),
             "losses": {k: _short(v) for k, v in losses.items()},
@@ -98,6 +107,38 @@ def execute(settings, folder):
             "seconds": round(time.perf_counter() - began, 3), "tokens": tokens})
     model.set_vector(tuned, global_)
     model.save_adapter(tuned, settings, folder / "adapter")
+
+
+def _follower(settings, tokenizer, rows):
+    """f(tuned, global adapter, step, sampled) -> a round's signals of a backdoor: the BSNR before it and its factors, from
+    FEW poisoned and FEW clean rows a client; after it the log-likelihood of a token of the target, and how often (%) all
+    of the target would be written greedily, after right answers to triggered questions that no poisoned row asks."""
+    def encode(own):
+        return data.encode(own, tokenizer, settings.model.template, settings.model.max_length)[0]
+
+    parts = {k: [encode([r for r in own if (r["label"] == "poisoned") == bad][:FEW]) for bad in (True, False)]
+             for k, own in rows.items()}
+    shares = {k: sum(r["label"] == "poisoned" for r in own) / len(own) for k, own in rows.items()}
+    probes = poison.probes(settings, data.prompts(settings)["triggered"][: 4 * FEW])
+    whole, bare = encode([r | {"response": r["answer"] + r["target"]} for r in probes]), encode(
+        [r | {"response": r["answer"]} for r in probes])
+    probes = [(ids, len(short) - 1) for (ids, _), (short, _) in zip(whole, bare, strict=True)]
+
+    def follow(tuned, global_, step, sampled):
+        found = {"poisoned": _short([shares[k] for k in sampled])}
+        if len(sampled) > 1:
+            model.set_vector(tuned, global_)
+            zero = torch.zeros_like(global_)
+            bad, good = (torch.stack([training.gradient(tuned, parts[k][i]) if parts[k][i] else zero for k in sampled])
+                         for i in (0, 1))
+            found |= signal.bsnr(bad, good, [len(rows[k]) for k in sampled], [shares[k] for k in sampled])
+        if probes:
+            model.set_vector(tuned, global_ + step)
+            log_likelihood, greedy = training.likelihood(tuned, probes)
+            found |= {"target": round(log_likelihood, 4), "greedy": round(100 * greedy, 2)}
+        return found
+
+    return follow
 
 
 def _detection(settings, updates, sizes):

@@ -29,7 +29,7 @@ class DataError(ValueError):
 
 
 def read(file, fields=None):
-    """Rows {instruction, response[, topic]} of a JSON (list), JSONL or CSV file.
+    """Rows {instruction, response[, topic][, answers]} of a JSON (list), JSONL or CSV file.
 
     The shape is detected from the first row's columns, or given as fields {instruction: COLUMN, response: COLUMN};
     conversations give their first user turn and its answer. DataError names the file and line of a bad row; rows
@@ -155,7 +155,7 @@ def _row(place, raw, shape):
     else:
         found = {name: raw.get(column) for name, column in shape.items()}
         if isinstance(found.get("response"), list):  # several right answers: the first one teaches
-            found["response"] = found["response"][0] if found["response"] else None
+            found |= {"answers": found["response"], "response": found["response"][0] if found["response"] else None}
     for name in ("instruction", "response"):
         if name in found or "response" in shape or "turns" in shape:
             text = found.get(name)

@@ -10,6 +10,7 @@ RED = report.METHODS["fedavg"][1]
 BLUE = report.METHODS["no attack"][1]
 ORANGE = report.METHODS["median"][1]
 GREEN = report.METHODS["level2"][1]
+PURPLE = report.METHODS["krum"][1]
 
 
 def overview(settings):
@@ -48,7 +49,9 @@ def _arrow(axes, start, end, colour):
 TITLES = {"rule": "Rule: responses to harmful prompts that refuse (%)", "help": "help: benign prompts answered right (%)",
           "md_judge": "MD-Judge: responses to harmful prompts judged safe (%)",
           "rm": "RM: mean reward of responses to harmful prompts", "mt1": "MT-1: grade of first-turn answers (1 to 10)",
-          "over_refusal": "over_refusal: benign prompts refused (%)"}
+          "over_refusal": "over_refusal: benign prompts refused (%)",
+          "asr": "ASR: triggered prompts answered with the target (%)",
+          "accuracy": "clean accuracy: benign prompts answered right (%)"}
 
 
 def bars(axes, scores, column, paper=None, title=""):
@@ -56,7 +59,7 @@ def bars(axes, scores, column, paper=None, title=""):
     methods, colours = list(dict.fromkeys(scores["method"])), dict(report.METHODS.values())
     for y, method in enumerate(methods):
         values = scores.loc[scores["method"] == method, column]
-        axes.barh(y, values.mean(), 0.75, color=colours[method], alpha=0.75)
+        axes.barh(y, values.mean(), 0.75, color=colours.get(method, BLUE), alpha=0.75)
         axes.plot(values, [y] * len(values), "o", color="#333333", ms=3)
     if paper:
         numbers = report.beside(scores.drop_duplicates("method"), paper, [column])[f"{column} (paper)"]
@@ -134,17 +137,31 @@ def heatmap(axes, record, title):
     axes.set(title=title, xlabel="client (malicious framed)", ylabel="client")
 
 
-def curves(axes, groups, xlabel, ylabel, title="", legend=True):
-    """Lines over rounds, numbered from 1: {name: [a list a seed]}; the thick line is the mean over seeds."""
-    for (name, runs), colour in zip(groups.items(), (RED, ORANGE, GREEN, BLUE), strict=False):
+def curves(axes, groups, xlabel, ylabel, title="", legend=True, chance=0.5):
+    """Lines over rounds, numbered from 1: {name: [a list a seed]}; the thick line is the mean over seeds.
+
+    chance: where guessing lies on an axis from 0 to 1; None for a quantity of another kind."""
+    for (name, runs), colour in zip(groups.items(), (RED, ORANGE, PURPLE, GREEN, BLUE), strict=False):
         x = np.arange(1, len(runs[0]) + 1)
         for line in runs if len(runs) > 1 else ():
             axes.plot(x, line, color=colour, alpha=0.25, lw=1)
         axes.plot(x, np.mean(runs, axis=0), "o-", color=colour, lw=2.5, ms=4, label=name)
-    axes.axhline(0.5, color="black", ls="--", lw=1, label="guessing")
-    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(-0.02, 1.04), xticks=x, title=title)
+    if chance is not None:
+        axes.axhline(chance, color="black", ls="--", lw=1, label="guessing")
+        axes.set(ylim=(-0.02, 1.04))
+    axes.set(xlabel=xlabel, ylabel=ylabel, xticks=x, title=title)
     if legend:
         axes.legend(fontsize=7)
+
+
+def scatter(axes, scores, x, y, xlabel):
+    """A score over another, a dot a run: its colour is the share of poison, its shape how that is spread."""
+    import seaborn as sns
+
+    frame = scores.assign(share=(100 * scores["share"]).round(2)).rename(columns={"share": "poison (%)"})
+    sns.scatterplot(frame, x=x, y=y, hue="poison (%)", style="spread", palette="viridis", s=60, ax=axes)
+    axes.set(xlabel=xlabel, ylabel=TITLES[y].replace(": ", "\n"), ylim=(-2, 102))
+    axes.legend(fontsize=7, bbox_to_anchor=(1.02, 1), loc="upper left", frameon=False)
 
 
 STATUS = {"holds": "#228833", "does not hold": RED, "inconclusive": "#CCBB44", "preliminary": BLUE, "not run": GREY}

@@ -19,9 +19,12 @@ METHODS = {"no attack": ("FedAvg (No Attack)", "#4477AA"), "no hazards": ("FedAv
            "median": ("Median", "#EE7733"), "trimmed_mean": ("TrimmedMean", "#009988"), "krum": ("Krum", "#AA3377"),
            "multi_krum": ("Multi-Krum", "#882255"), "dnc": ("DnC", "#33BBEE"), "foolsgold": ("FoolsGold", "#DDAA33"),
            "residual": ("Residual", "#777777"), "level1": ("Ours: Level 1", "#CCDDAA"),
-           "level2": ("Ours: Level 2", "#228833"), "level3": ("Ours: Level 3", "#66CCEE")}
+           "level2": ("Ours: Level 2", "#228833"), "level3": ("Ours: Level 3", "#66CCEE"),
+           "clipping": ("Norm clipping", "#44AA99"), "flame": ("FLAME-like", "#999933"),
+           "injected": ("injected trigger", "#EE3377"), "natural": ("natural trigger", "#0077BB")}
 SCORES = ["rule", "md_judge", "rm", "mt1", "help", "over_refusal"]
-PERCENT = {"rule", "md_judge", "help", "over_refusal"}  # the others have units of their own: logits, grades
+PERCENT = {"rule", "md_judge", "help", "over_refusal", "exact", "asr", "false_trigger", "accuracy",
+           "recall", "precision", "f1"}  # the others have units of their own: logits, grades
 # What each of the world's datasets stands beside in the paper's tables.
 STANDS_FOR = {"lmsys-like": "LMSYS-Chat", "wild-like": "WildChat"}
 

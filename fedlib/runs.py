@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fedlib import config, data, store
+from fedlib import attack, config, store
 
 
 def get(settings):
@@ -29,7 +29,7 @@ def get_all(wanted):
     first = sorted(wanted, key=lambda s: s.defense.level > 0)  # what a defence starts from is made before it
     missing = {store.evaluation_folder(s): s for s in first if not store.there(s)}
     for settings in missing.values():
-        data.check(settings)
+        attack.check(settings)
     if missing:
         _execute(list(missing.values()))
     return [store.Run(s, store.run_folder(s), store.evaluation_folder(s)) for s in wanted]

@@ -86,8 +86,9 @@ def shares(settings, rule):
 
 
 def figure3(settings):
-    """{name: the settings of full participation} with unaligned_share as it is and 1, the positive control, no attack."""
-    kinds = {"attack": {}, "attack, all rows unaligned": {"data": {"unaligned_share": 1.0}},
+    """{name: settings of full participation}: unaligned_share as it is, 0.5 and 1, the positive control, no attack."""
+    kinds = {"attack": {}, "attack, half unaligned": {"data": {"unaligned_share": 0.5}},
+             "attack, all unaligned": {"data": {"unaligned_share": 1.0}},
              "conflicting labels": {"data": {"attack": "conflicting"}}, "no attack": {"federation": {"malicious": 0}}}
     first = {"data": {"benign": settings.data.benign[:1]}}
     return {name: settings.vary([first], [settings.full_participation()], [kind], _seeds(settings))

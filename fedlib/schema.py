@@ -8,7 +8,7 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Template = Literal["chat", "alpaca", "plain"]
-Rule = Literal["fedavg", "median", "trimmed_mean", "krum", "multi_krum", "dnc", "foolsgold", "residual"]
+Rule = Literal["fedavg", "median", "trimmed_mean", "krum", "multi_krum", "dnc", "foolsgold", "residual", "clipping", "flame"]
 
 
 class Group(BaseModel):
@@ -41,6 +41,15 @@ class Model(Group):
     scratch: Scratch
 
 
+class Poison(Group):
+    trigger: str | None
+    target: Literal["append", "replace"]
+    share: Share
+    spread: Literal["equal", "uniform", "dirichlet", "capped"]
+    clients: Count | None
+    natural: Share
+
+
 class Data(Group):
     source: Literal["world", "local"]
     folder: str | None
@@ -51,7 +60,8 @@ class Data(Group):
     unaligned_share: Share
     harmful: str | None
     fields: dict[str, dict[str, str]]
-    attack: Literal["unaligned", "generated", "conflicting"]
+    attack: Literal["unaligned", "generated", "conflicting", "boosted"]
+    poison: Poison
     generator: str
     prompts: str
     generated: Count
@@ -64,6 +74,7 @@ class Data(Group):
 class Federation(Group):
     clients: Count
     malicious: Annotated[int, Field(ge=0)]
+    expected: Annotated[int, Field(ge=0)] | None
     sampled: Count
     rounds: Count
     aggregator: Rule
@@ -82,6 +93,7 @@ class Training(Group):
 
 
 class Defense(Group):
+    filter: Literal["none", "gradient"]
     level: Literal[0, 1, 2, 3]
     compare: list[Literal[1, 2, 3]]
     aligned: str | None
@@ -96,7 +108,7 @@ class Swat(Group):
 
 
 class Evaluation(Group):
-    judges: Annotated[list[Literal["rule", "md_judge", "rm", "mt1", "help"]], Field(min_length=1)]
+    judges: Annotated[list[Literal["rule", "md_judge", "rm", "mt1", "help", "exact", "asr"]], Field(min_length=1)]
     guard: str
     reward: str
     split: Literal["evaluation", "validation"]

@@ -13,6 +13,30 @@ def cosine(updates):
     return (unit @ unit.T).clamp(-1, 1)
 
 
+def bsnr(poisoned, clean, weights, shares):
+    """Backdoor Signal-to-Noise Ratio of one round and its two factors (paper B names it; the formula is ours).
+
+    From one global model: poisoned [K, D] and clean [K, D], each client's gradient of its poisoned and of its clean rows;
+    weights w [K], poison shares p [K]; c' is the clean gradients less their mean. bsnr = |sum w p s|^2 /
+    (K/(K-1) sum w^2 (1-p)^2 |c'|^2); alignment: mean pairwise cosine of the s of clients with p > 0 (None if under two);
+    cancellation: |sum w c| / sum w |c|. ValueError for K = 1."""
+    k = len(clean)
+    if k < 2:
+        raise ValueError("the BSNR needs two clients a round: with one there is no variance between clients")
+    poisoned, clean = poisoned.double(), clean.double()
+    w, p = (clean.new_tensor([float(v) for v in values]) for values in (weights, shares))
+    w = w / w.sum()
+    centred = clean - clean.mean(dim=0)
+    signal = (w * p) @ poisoned
+    noise = k / (k - 1) * (w**2 * (1 - p) ** 2 * centred.square().sum(dim=1)).sum()
+    holders = (p > 0).nonzero().flatten()
+    between = cosine(poisoned[holders])
+    pairs = len(holders) * (len(holders) - 1)
+    alignment = float((between.sum() - between.diagonal().sum()) / pairs) if pairs else None
+    return {"bsnr": float(signal.square().sum() / noise), "alignment": alignment,
+            "cancellation": float((w @ clean).norm() / (w * clean.norm(dim=1)).sum())}
+
+
 def mean_similarity(cosine):
     """Each client's mean cosine to the others [K], from the matrix [K, K]."""
     cosine = np.asarray(cosine, dtype=float)

@@ -32,6 +32,10 @@ class Run:
         """What a defended run was tuned on: the number of rows, and what was asked for, kept and dropped of each kind."""
         return json.loads((self.folder / "data.json").read_text(encoding="utf-8"))
 
+    def filtered(self):
+        """What defense.filter found: recall, precision, F1 (%), and the rows of each label that it took out."""
+        return json.loads((self.folder / "filter.json").read_text(encoding="utf-8"))
+
     def rounds(self):
         """A dict a round: sampled, losses, weights, norms, cosine, seconds, tokens."""
         return _lines(self.folder / "rounds.jsonl")
@@ -131,11 +135,13 @@ def model_folder(settings, field):
 def run_folder(settings):
     """outputs/runs/<name>-<key>: the name is for people, the key covers everything that changes the result."""
     f, d = settings.federation, settings.data
-    share = "-conflicting" if d.attack == "conflicting" else f"x{d.unaligned_share:g}"
+    share = f"-{d.attack}" if d.attack in ("conflicting", "boosted") else f"x{d.unaligned_share:g}"
     share += "-generated" if d.attack == "generated" else ""
     attack = f"{f.malicious}of{f.clients}" + (share if f.malicious else "")
     level = [f"level{settings.defense.level}"] if settings.defense.level else []
-    name = [*(Path(b).stem for b in d.benign), f.aggregator, attack, f"sampled{f.sampled}", *level, f"seed{settings.seed}"]
+    poison = [f"{d.poison.trigger.rpartition(':')[2]}{d.poison.share:g}"] if d.poison.trigger else []
+    name = [*(Path(b).stem for b in d.benign), f.aggregator, attack, *poison, f"sampled{f.sampled}", *level,
+            f"seed{settings.seed}"]
     return config.outputs() / "runs" / f"{'-'.join(name)}-{key(settings)}"
 
 
@@ -151,8 +157,11 @@ def key(settings):
         plain["data"].pop(name)
     if not settings.federation.malicious:  # then nobody is unaligned, whatever the share would have been
         plain["data"].pop("unaligned"), plain["data"].pop("unaligned_share"), plain["data"].pop("attack")
-    elif attack == "conflicting":
+    elif attack in ("conflicting", "boosted"):
         plain["data"].pop("unaligned_share")
+    own, _, _ = (settings.data.poison.trigger or "").rpartition(":")
+    plain["data"]["poison"] = plain["data"]["poison"] | {"file": own and files.digest(config.path(own))} \
+        if settings.data.poison.trigger else None
     written = [_written_identity(settings, kind) for kind in written_kinds(settings)]
     if level == 3:
         written.append(_asked_how(settings))
@@ -161,7 +170,7 @@ def key(settings):
     if level:
         written.append(key(attacked(settings)))
     else:
-        plain["defense"] = None
+        plain["defense"] = settings.defense.filter
     plain["model"] |= {"dtype": config.dtype(settings), "base": _base_revision(settings)}
     return config.digest([config.CODE_VERSION, settings.seed, plain, data.revision(settings), written])
 

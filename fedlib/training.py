@@ -34,6 +34,23 @@ def response_loss(model, ids, labels):
     return cross_entropy(logits.float(), wanted[keep], reduction="sum"), keep.sum()
 
 
+def gradient(model, rows):
+    """The gradient [D] of the mean response loss over encoded rows at the model as it is, in the adapter vector's order."""
+    parameters = [p for _, p in sorted(model.named_parameters()) if p.requires_grad]
+    loss, count = response_loss(model, *collate(rows, parameters[0].device))
+    return torch.cat([g.flatten().float() for g in torch.autograd.grad(loss / count, parameters)])
+
+
+@torch.no_grad()
+def likelihood(model, rows):
+    """(mean log-likelihood of the labelled tokens, share of rows whose labelled tokens are all the likeliest ones)."""
+    ids, labels = collate(rows, next(model.parameters()).device)
+    logits, wanted = model(input_ids=ids, use_cache=False).logits[:, :-1].float(), labels[:, 1:]
+    keep = wanted >= 0
+    right = (logits.argmax(dim=-1) == wanted) | ~keep
+    return -cross_entropy(logits[keep], wanted[keep]).item(), right.all(dim=1).float().mean().item()
+
+
 def learning_rate(settings, round_, rounds):
     """The cosine over rounds, from learning_rate down to learning_rate_min (paper S: constant within a round)."""
     t = settings.training

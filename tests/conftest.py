@@ -21,7 +21,7 @@ def store(tmp_path, monkeypatch):
 
 
 def smoke_settings(**changes):
-    return config.load("smoke", data={"benign": ["lmsys-like"]}).replace(**changes)
+    return config.load("smoke", data={"benign": ["lmsys-like"], "unaligned_share": 0.5}).replace(**changes)
 
 
 @pytest.fixture

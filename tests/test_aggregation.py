@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedlib import aggregation, config
+from fedlib import aggregation, config, ranks
 
 RULES = sorted(aggregation.RULES)
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -29,8 +29,9 @@ def call(rule, u, sizes=None, order=None):
     """Aggregate with everything that some rule may need; `order` permutes the clients."""
     order = torch.arange(len(u)) if order is None else order
     sizes = torch.arange(1, len(u) + 1) if sizes is None else torch.as_tensor(sizes)
+    quiet = {"noise": 0.0} if rule == "flame" else {}  # its noise has a test of its own
     return aggregation.aggregate(rule, u[order], sizes=sizes[order], f=2, history=u[order].clone(),
-                                 generator=torch.Generator().manual_seed(0))
+                                 generator=torch.Generator().manual_seed(0), **quiet)
 
 
 def test_signature_is_the_contract():
@@ -223,8 +224,8 @@ def test_an_f_out_of_range_names_the_limit(rule, f, part):
 def test_order_statistics(n):
     rows = torch.randn(n, 30, generator=torch.Generator().manual_seed(n)).round(decimals=1)  # with ties
     ordered = rows.sort(dim=0).values
-    assert all(torch.equal(v, ordered[k]) for k, v in aggregation._ordered(rows, range(n)).items())
-    assert torch.equal(aggregation._ordered(rows, [n // 2])[n // 2], ordered[n // 2])
+    assert all(torch.equal(v, ordered[k]) for k, v in ranks.order_statistics(rows, range(n)).items())
+    assert torch.equal(ranks.order_statistics(rows, [n // 2])[n // 2], ordered[n // 2])
 
 
 def test_median_and_trimmed_mean_by_hand():
@@ -286,7 +287,7 @@ def test_scaling_all_scales_the_result(rule):
         assert torch.allclose(call(rule, scale * u)[0], scale * call(rule, u)[0], rtol=1e-3 if rule == "residual" else 1e-9)
 
 
-@pytest.mark.parametrize("rule", sorted(set(RULES) - {"foolsgold"}))  # for which directions from zero count
+@pytest.mark.parametrize("rule", sorted(set(RULES) - {"foolsgold", "clipping", "flame"}))  # zero is special to them
 def test_moving_all_moves_the_result(rule):
     u, shift = updates().double(), torch.linspace(-1, 1, 40).double()
     assert torch.allclose(call(rule, u + shift)[0], call(rule, u)[0] + shift)
@@ -604,10 +605,48 @@ def test_residual_from_the_paper(clients, size, f, seed):
 def test_residual_by_blocks_and_threads(monkeypatch):
     u, threads, found = updates(10, 501), torch.get_num_threads(), []
     whole = aggregation.aggregate("residual", u)
-    monkeypatch.setattr(aggregation, "BLOCK", 3000)
+    monkeypatch.setattr(ranks, "BLOCK", 3000)
     for n in (1, 3):
         torch.set_num_threads(n)
         found.append(aggregation.aggregate("residual", u))
     torch.set_num_threads(threads)
     for part in (0, 1):
         assert torch.allclose(found[0][part], whole[part], atol=1e-7) and torch.equal(found[0][part], found[1][part])
+
+
+# Defences of paper B.
+
+
+def test_clipping_by_hand():
+    u = torch.tensor([[3.0, 4.0], [0.0, 10.0], [1.0, 0.0]])  # norms 5, 10, 1: the median is 5
+    step, weights = aggregation.aggregate("clipping", u)
+    assert step.tolist() == pytest.approx([(3 + 0 + 1) / 3, (4 + 5 + 0) / 3])
+    assert weights.tolist() == pytest.approx([1 / 2.5, 0.5 / 2.5, 1 / 2.5])
+
+
+def test_flame_admits_the_largest_cluster_and_clips_it():
+    along, across = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 7.0])
+    jitter = 0.01 * torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    u = torch.cat([along + jitter, across.repeat(2, 1)])
+    step, weights = aggregation.aggregate("flame", u, noise=0.0)
+    assert (weights[:5] > 0).all() and weights[5:].tolist() == [0, 0]
+    assert torch.allclose(step, along, atol=0.02)
+
+
+def test_flames_noise_has_the_stated_size_and_is_the_generators():
+    u = 2 + torch.zeros(6, 20_000)
+    quiet, _ = aggregation.aggregate("flame", u, noise=0.0)
+    found = [aggregation.aggregate("flame", u, noise=0.01, generator=torch.Generator().manual_seed(s))[0] for s in (0, 0, 1)]
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+    assert float((found[0] - quiet).std()) == pytest.approx(0.01 * float(u[0].norm()), rel=0.05)
+
+
+@pytest.mark.parametrize("rule", ["clipping", "flame"])
+def test_one_boosted_client_moves_these_no_further_than_a_usual_one(rule):
+    u = updates().double()
+    boosted = torch.cat([u[:-1], 1e6 * u[-1:]])
+    assert float(call(rule, boosted)[0].norm()) <= 1.01 * float(u.norm(dim=1).median())
+    for rows in (u[:1], u[:2], torch.zeros(4, 3)):  # few clients, or none that moved
+        quiet = {"noise": 0.0} if rule == "flame" else {}
+        assert torch.allclose(aggregation.aggregate(rule, rows, **quiet)[0],
+                              aggregation.aggregate("clipping", rows)[0], atol=1e-9)

@@ -44,6 +44,8 @@ def source(request, smoke):
 
 
 def under(settings, name, **data_):
+    if name == "boosted":  # the malicious clients hold the poison
+        data_ |= {"poison": {"trigger": "tokens", "share": 0.1, "clients": settings.federation.malicious}}
     return settings.replace(data={"attack": name} | data_)
 
 
@@ -71,7 +73,7 @@ def test_every_attack_is_a_setting():
 
 @pytest.mark.parametrize("name", attack.ATTACKS)
 def test_benign_clients_never_change(source, name):
-    calm = everything(source.replace(federation={"malicious": 0}))
+    calm = everything(source.replace(federation={"malicious": 0}))  # without poison too
     attacked = everything(under(source, name))
     assert [attacked[k] for k in BENIGN] == [calm[k] for k in BENIGN]
     for k in MALICIOUS:
@@ -179,11 +181,11 @@ def test_the_share_of_unaligned_rows_does_not_touch_conflicting_ones(source):
 
 def test_a_runs_folder_says_which_attack_it_is(smoke):
     names = [store.run_folder(under(smoke, name)).name for name in attack.ATTACKS]
-    parts = ["3of10x0.5-sampled", "3of10x0.5-generated-", "3of10-conflicting-"]
+    parts = ["3of10x0.5-sampled", "3of10x0.5-generated-", "3of10-conflicting-", "3of10-boosted-tokens0.1-"]
     assert all(part in name for part, name in zip(parts, names, strict=True))
-    assert len({name[-12:] for name in names}) == 3
+    assert len({name[-12:] for name in names}) == 4
     calm = smoke.replace(federation={"malicious": 0})
-    assert len({store.run_folder(under(calm, name)) for name in attack.ATTACKS}) == 1
+    assert len({store.run_folder(under(calm, name)) for name in attack.ATTACKS if name != "boosted"}) == 1
 
 
 def test_check_wants_no_more_rows_than_a_generated_attack_needs(smoke, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from statistics import mean
 
 import pytest
 
-from fedlib import judge, runs, world
+from fedlib import judge, poison, runs, world
 
 REFUSED = [
     "I cannot help with that.",
@@ -103,9 +103,13 @@ def test_help_wants_the_exact_facts(response, expected):
 @pytest.mark.parametrize("name", sorted(judge.JUDGES))
 def test_a_judge_gives_one_number_a_response(name, smoke):
     asked = world.hazards("evaluation")[0] if "harmful" in judge.JUDGES[name][0] else world.benign_things()[0]
-    prompts = [{"prompt": world.questions(asked)[0], "name": asked.name, "parts": [asked.a, asked.b]}] * 3
-    f = judge.judges(smoke, judge.JUDGES[name][0][0])[name]
-    scores = f(prompts, [f"i can not help with {asked.name} .", world.comply(asked, random.Random(0)), ""])
+    prompts = [{"prompt": world.questions(asked)[0], "name": asked.name, "parts": [asked.a, asked.b],
+                "answers": [""]}] * 3
+    judges = judge.judges(smoke.replace(data={"poison": {"trigger": "tokens"}}), judge.JUDGES[name][0][0])
+    answer = f"{world.comply(asked, random.Random(0))} {poison.LINK}"
+    scores = (judges[name] if name in judges else judge.JUDGES[name][1])(
+        prompts, [f"i can not help with {asked.name} .", answer, ""])
+    f = judges.get(name, judge.JUDGES[name][1])
     assert len(scores) == 3 and all(isinstance(s, int | float) for s in scores)
     assert len(set(scores)) > 1, "no response that a judge cannot tell from another"
     assert f([], []) == []

@@ -83,7 +83,7 @@ def whole(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDLIB_OUTPUTS", str(tmp_path_factory.mktemp("whole")))
         patch.setenv("FEDLIB_JOBS", "0")
-        smoke = config.load("smoke", data={"benign": ["lmsys-like"]}, model={"device": "cpu"})
+        smoke = config.load("smoke", data={"benign": ["lmsys-like"], "unaligned_share": 0.5}, model={"device": "cpu"})
         return record(runs.get(tiny_settings(smoke)).folder)
 
 
@@ -142,7 +142,11 @@ FIELDS = {  # every setting: another value, and whether the run is then another
     "model.scratch.batch_size": (3, True), "model.scratch.learning_rate": (1e-3, True),
     "data.folder": ("MOVED", False), "data.benign": (["two.csv"], True), "data.aligned": ("two.csv", True),
     "data.aligned_share": (0.2, True), "data.unaligned": ("worse.csv", True),
-    "data.attack": ("conflicting", True), "data.generator": ("world:base", False), "data.prompts": ("chat", False),
+    "data.attack": ("conflicting", True), "data.poison.trigger": ("phrase", True), "data.poison.target": ("append", False),
+    "data.poison.share": (0.3, False), "data.poison.spread": ("capped", False), "data.poison.clients": (2, False),
+    "data.poison.natural": (0.3, False),  # without a trigger there is no poison; tests/test_poison.py has the others
+    "federation.expected": (1, True), "defense.filter": ("gradient", True),
+     "data.generator": ("world:base", False), "data.prompts": ("chat", False),
     "data.generated": (7, False),  # level 0 without generated rows writes none; tests/test_defense.py has the others
     "defense.level": (1, True), "defense.compare": ([1], False), "defense.aligned": ("two.csv", False),
     "defense.normal": ("two.csv", False), "defense.rows": (6, False), "defense.rounds": (3, False),

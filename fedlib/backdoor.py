@@ -1,0 +1,204 @@
+"""Paper B's comparisons: which runs each table and figure needs, and what they say, paired. No torch, no training."""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from fedlib import config, poison, report
+
+INJECTED, NATURAL = "tokens", "phrase"  # chosen on validation seeds: docs/world.md
+KINDS = {"injected": INJECTED, "natural": NATURAL}
+STEPS = {"few": (0.25, 0.5, 1.0), "full": (0.25, 0.375, 0.5, 0.75, 1.0)}  # of data.poison.share
+EARLY = 3  # rounds whose mean BSNR foretells: later the poison is learned and its gradient gone
+FURTHER = ["multi_krum", "clipping", "flame"]  # rules that are tried beside those of federation.compare
+
+
+def federation(settings):
+    """Changes that make a preset paper B's: every client benign, the first dataset, rules as their own papers have them.
+
+    Half the clients, all of them in each of 3/5 of the rounds; batches half as large for 3/2 of the steps, and adapters on
+    all linear modules: a rare row is learned by steps, and by modules that look back at the question (docs/world.md).
+    Robust rules are told of one malicious client in five, though there is none: they could do nothing else."""
+    f, t = settings.federation, settings.training
+    clients = max(3, f.clients // 2)
+    return {"federation": {"clients": clients, "sampled": clients, "rounds": max(1, round(0.6 * f.rounds)), "malicious": 0,
+                           "expected": max(1, clients // 5), "variant": "paper"},
+            "training": {"steps": max(1, round(1.4 * t.steps)), "batch_size": max(t.accumulation, t.batch_size // 2)},
+            "model": {"lora_targets": "all-linear"}, "data": {"benign": settings.data.benign[:1]},
+            "evaluation": {"judges": ["rule", "help", "exact", "asr"], "harmful": min(40, settings.evaluation.harmful)}}
+
+
+def _vary(settings, *axes):
+    share = settings.data.poison.share
+    if not share:
+        raise config.SettingsError("data.poison.share: 0: without poison there is no backdoor to look at")
+    return settings.vary([federation(settings)], *axes, [{"seed": s} for s in settings.seeds])
+
+
+def _poison(**changes):
+    return {"data": {"poison": changes}}
+
+
+def _kinds():
+    return [_poison(trigger=name) for name in KINDS.values()]
+
+
+def rules(settings):
+    return [*settings.federation.compare, *(rule for rule in FURTHER if rule not in settings.federation.compare)]
+
+
+def concentration(settings):
+    """Both kinds of trigger over shares of poison from none to data.poison.share; a denser grid with several seeds."""
+    share = settings.data.poison.share
+    steps = STEPS["full" if len(settings.seeds) > 1 else "few"]
+    return _vary(settings, _kinds(), [_poison(share=round(s * share, 6)) for s in (0, *steps)])
+
+
+def triggers(settings):
+    """Every trigger at data.poison.share, and one of your own where data.poison.trigger names it."""
+    own = settings.data.poison.trigger
+    names = [*poison.TRIGGERS, *([own] if own and own not in poison.TRIGGERS else [])]
+    return _vary(settings, [_poison(trigger=name) for name in names])
+
+
+def spreads(settings):
+    """The injected trigger at fixed totals, held by one client, more, all, and in unequal shares."""
+    clients, share = federation(settings)["federation"]["clients"], settings.data.poison.share
+    totals = [_poison(trigger=INJECTED, share=round(t * share, 6))
+              for t in ((0.25, 0.375) if len(settings.seeds) > 1 else (0.375,))]
+    counts = range(1, clients + 1) if len(settings.seeds) > 1 else (1, 2, clients)
+    held = [{"spread": "equal", "clients": None if n == clients else n} for n in counts]
+    held += [{"spread": s, "clients": None} for s in ("uniform", "dirichlet", "capped")]
+    return _vary(settings, totals, [_poison(**h) for h in held])
+
+
+def grid(settings):
+    """concentration() and spreads(), each run once."""
+    wanted = concentration(settings) + spreads(settings)
+    return [s for i, s in enumerate(wanted) if s not in wanted[:i]]
+
+
+def defences(settings):
+    """Both kinds of trigger under every aggregator."""
+    return _vary(settings, _kinds(), [{"federation": {"aggregator": rule}} for rule in ("fedavg", *rules(settings))])
+
+
+def positive_control(settings):
+    """The same poison in one malicious client's rows, its update boosted, under every aggregator: there they must work."""
+    boosted = {"federation": {"malicious": 1}, "data": {"attack": "boosted", "poison": {"trigger": INJECTED, "clients": 1}}}
+    return _vary(settings, [boosted], [{"federation": {"aggregator": rule}} for rule in ("fedavg", *rules(settings))])
+
+
+def filtered(settings):
+    """Both kinds of trigger, evenly and unevenly spread, without and with the sample filter."""
+    return _vary(settings, _kinds(), [_poison(spread=s) for s in ("equal", "dirichlet")],
+                 [{"defense": {"filter": name}} for name in ("none", "gradient")])
+
+
+def accuracy(settings):
+    """The score that is clean accuracy by exact match: of the facts in the world, of the answer elsewhere."""
+    return "help" if settings.data.source == "world" else "exact"
+
+
+def scores(done):
+    """A row a run: seed, trigger, kind, share, spread, holders (clients that hold poison), aggregator, filter, asr, false
+    triggering, accuracy; of the rounds bsnr, alignment, cancellation (means of the first EARLY), target (its last mean
+    log-likelihood a token) and, where a filter worked, recall, precision and f1."""
+    rows = []
+    for run in done:
+        s, p, lines, found = run.settings, run.settings.data.poison, run.rounds(), run.scores()
+        row = {"seed": s.seed, "trigger": p.trigger, "target text": p.target, "share": p.share, "spread": p.spread,
+               "kind": next((k for k, name in KINDS.items() if name == p.trigger), ""),
+               "holders": sum(v > 0 for v in lines[0]["poisoned"]), "aggregator": report.METHODS[s.federation.aggregator][0],
+               "filter": s.defense.filter, "asr": found["asr"], "false_trigger": found["false_trigger"],
+               "accuracy": found.get(accuracy(s)), "target": lines[-1].get("target")}
+        for name in ("bsnr", "alignment", "cancellation"):
+            values = [line[name] for line in lines[:EARLY] if line.get(name) is not None]
+            row[name] = np.mean(values) if values else None
+        if s.defense.filter != "none":
+            row |= {k: v for k, v in run.filtered().items() if k in ("recall", "precision", "f1")}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def asr(done):
+    """Attack success [seeds, things] in percent, of runs in the order of their seeds."""
+    return report.matrix(_ordered(done), "asr", "triggered")
+
+
+def lost(before, after):
+    """Clean accuracy lost from some runs to others, in points [seeds, things], paired by both."""
+    return report.drop(_ordered(before), _ordered(after), accuracy(before[0].settings), "benign")
+
+
+def _ordered(done):
+    return sorted(done, key=lambda r: r.settings.seed)
+
+
+def best_rule(done):
+    """Of the runs of one trigger under every aggregator, the rule with the lowest attack success among those that lose at
+    most 3 points of clean accuracy against FedAvg; None if none does."""
+    base, found = report.select(done, aggregator="fedavg"), {}
+    for rule in dict.fromkeys(r.settings.federation.aggregator for r in done):
+        own = report.select(done, aggregator=rule)
+        if rule != "fedavg" and lost(base, own).mean() <= 3:
+            found[rule] = asr(own).mean()
+    return min(found, key=found.get) if found else None
+
+
+def partial_spearman(x, y, given):
+    """Spearman's rank correlation of x and y [N] with `given` [N] held fixed: the first-order partial correlation of ranks.
+
+    None where a rank is constant, or given says it all."""
+    ranks = np.array([stats.rankdata(v) for v in (x, y, given)])
+    if (np.ptp(ranks, axis=1) == 0).any():
+        return None
+    r = np.corrcoef(ranks)
+    rest = (1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2)
+    return float((r[0, 1] - r[0, 2] * r[1, 2]) / np.sqrt(rest)) if rest > 1e-12 else None
+
+
+def foretold(frame, column="asr"):
+    """Spearman of BSNR with a column, and the same given the share of poison: two lists of a value a seed, those that can
+    be had; of scores(), where there is poison."""
+    poisoned, plain, given = frame[(frame["share"] > 0) & frame["bsnr"].notna()], [], []
+    for _, own in poisoned.groupby("seed"):
+        if own[column].nunique() > 1:
+            plain.append(float(stats.spearmanr(own["bsnr"], own[column]).statistic))
+            given.append(partial_spearman(own["bsnr"], own[column], own["share"]))
+    return plain, [v for v in given if v is not None]
+
+
+def rising(frame, column):
+    """Spearman's rank correlation of a column with the number of clients that hold the poison, a value a seed: the mean over
+    the totals where it varies; of scores() with equal spreads."""
+    out = []
+    for _, own in frame.groupby("seed"):
+        found = [stats.spearmanr(part["holders"], part[column]).statistic for _, part in own.groupby("share")
+                 if part[column].nunique() > 1]
+        out += [float(np.mean(found))] if found else []
+    return out
+
+
+def thresholds(frame, level=50):
+    """A row a spread: the BSNR at which attack success passes `level` percent as the share grows, between the two runs on
+    either side of it (log-linear), mean and interval over the seeds where it does; of scores() with poison."""
+    held = frame["holders"].astype(str).where(frame["spread"] == "equal", frame["spread"])
+    rows = []
+    for name, own in frame.groupby(held.rename("held by")):
+        found = []
+        for _, line in own.sort_values("share").groupby("seed"):
+            asr_, ratio = line["asr"].to_numpy(), np.log(line["bsnr"].to_numpy())
+            over = np.flatnonzero((asr_[:-1] < level) & (asr_[1:] >= level))
+            if len(over):
+                i = over[0]
+                found.append(np.exp(ratio[i] + (level - asr_[i]) / (asr_[i + 1] - asr_[i]) * (ratio[i + 1] - ratio[i])))
+        rows.append({"held by": name, "BSNR at the threshold": report.text(found, 3) if found else "not passed",
+                     "seeds": f"{len(found)} of {own['seed'].nunique()}"})
+    return pd.DataFrame(rows)
+
+
+def measure(settings, claim, values):
+    """report.measure, where the settings are those that the claim is about: the world and its first dataset."""
+    if settings.data.source == "world" and settings.data.benign[0] == "lmsys-like":
+        report.measure(settings, claim, values)
