@@ -15,7 +15,7 @@ RULES = ("median", "trimmed_mean", "krum", "dnc", "foolsgold", "residual")
 
 @pytest.fixture
 def mini():
-    return config.load("mini", seeds=[4, 2], model={"device": "cpu"})
+    return config.load("mini", seeds=[4, 2], model={"device": "cpu"}, data={"unaligned_share": 0.4})
 
 
 # Which runs.
@@ -34,7 +34,7 @@ SHAPES = {  # how many runs for each seed, what varies besides the seed
     "table4": (2 * 5, {"federation.clients", "federation.malicious", "federation.aggregator", "defense.level"}),
     "existing": (6, {"federation.aggregator"}),
     "shares": (6 * 3, {"federation.malicious", "federation.aggregator", "defense.level"}),
-    "figure3": (4, {"data.unaligned_share", "data.attack", "federation.malicious"}),
+    "figure3": (5, {"data.unaligned_share", "data.attack", "federation.malicious"}),
     "figure3_attack": (2, {"data.benign"}),
     "positive_control": (1 + 1 + 6, {"federation.malicious", "federation.aggregator"}),
     "generated": (4, {"federation.malicious", "data.attack", "defense.level"}),
@@ -83,8 +83,8 @@ def test_what_the_grids_compare(mini):
 
     malicious, share, rule, level = "federation.malicious", "data.unaligned_share", "federation.aggregator", "defense.level"
     table1 = of(safety.table1(mini), malicious, share, rule, level)
-    assert table1 == [(0, 0.5, "fedavg", 0), (3, 0.0, "fedavg", 0), (3, 0.5, "fedavg", 0),
-                      *[(3, 0.5, r, 0) for r in RULES], *[(3, 0.5, "fedavg", n) for n in (1, 2, 3)]]
+    assert table1 == [(0, 0.4, "fedavg", 0), (3, 0.0, "fedavg", 0), (3, 0.4, "fedavg", 0),
+                      *[(3, 0.4, r, 0) for r in RULES], *[(3, 0.4, "fedavg", n) for n in (1, 2, 3)]]
     assert of(safety.table3(mini), rule, level) == [*itertools.product(["fedavg", *RULES], [0, 2])]
     table4 = [(0, "fedavg", 0), (0.3, "fedavg", 0), (0.3, "krum", 0), (0.3, "dnc", 0), (0.3, "fedavg", 2)]
     assert of(safety.table4(mini), "federation.clients", malicious, rule, level) == [
@@ -93,8 +93,9 @@ def test_what_the_grids_compare(mini):
         (m, r, n) for m in range(6) for r, n in (("fedavg", 0), ("dnc", 0), ("fedavg", 2))]
     kinds = safety.figure3(mini)
     assert {name: of(kind, malicious, "data.attack", share) for name, kind in kinds.items()} == {
-        "attack": [(3, "unaligned", 0.5)], "attack, all rows unaligned": [(3, "unaligned", 1.0)],
-        "conflicting labels": [(3, "conflicting", 0.5)], "no attack": [(0, "unaligned", 0.5)]}
+        "attack": [(3, "unaligned", 0.4)], "attack, half unaligned": [(3, "unaligned", 0.5)],
+        "attack, all unaligned": [(3, "unaligned", 1.0)],
+        "conflicting labels": [(3, "conflicting", 0.4)], "no attack": [(0, "unaligned", 0.4)]}
     assert of(safety.positive_control(mini), "data.attack", malicious, rule) == [
         ("conflicting", m, r) for m, r in ((0, "fedavg"), (3, "fedavg"), *((3, r) for r in RULES))]
     assert of(safety.generated(mini), malicious, "data.attack", level) == [

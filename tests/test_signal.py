@@ -45,3 +45,40 @@ def test_auc_by_hand(benign, malicious, expected):
 def test_auc_needs_both_kinds(malicious):
     with pytest.raises(ValueError, match="both benign and malicious"):
         signal.auc([0.1, 0.2], malicious)
+
+
+# BSNR: two clients of three rows each, one poisoned; gradients as a person can add them up.
+
+POISONED = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+CLEAN = torch.tensor([[[0.0, 2.0], [2.0, 0.0]], [[4.0, -2.0], [2.0, 0.0]]]).mean(dim=1)  # (1, 1) and (3, -1)
+
+
+def test_bsnr_by_hand():
+    found = signal.bsnr(POISONED, CLEAN, [3, 3], [1 / 3, 1 / 3])
+    # signal: 1/2 * 1/3 * ((1, 0) + (1, 1)) = (1/3, 1/6), squared 5/36; clean ones less their mean (2, 0): (-1, 1), (1, -1)
+    # noise: 2/(2-1) * 2 clients * (1/2)^2 * (2/3)^2 * 2 = 8/9
+    assert found["bsnr"] == pytest.approx(5 / 36 / (8 / 9))
+    assert found["alignment"] == pytest.approx(0.5**0.5)
+    assert found["cancellation"] == pytest.approx(2 / (0.5 * 2**0.5 + 0.5 * 10**0.5))
+
+
+def test_bsnr_heeds_weights_shares_and_no_common_scale():
+    base = signal.bsnr(POISONED, CLEAN, [1, 1], [0.1, 0.1])["bsnr"]
+    assert signal.bsnr(7 * POISONED, 7 * CLEAN, [5, 5], [0.1, 0.1])["bsnr"] == pytest.approx(base)
+    assert signal.bsnr(POISONED, CLEAN, [1, 1], [0.2, 0.2])["bsnr"] > 4 * base  # (p / (1-p))^2
+    apart = signal.bsnr(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), CLEAN, [1, 1], [0.2, 0.0])
+    assert apart["alignment"] is None and 0 < apart["bsnr"]
+    assert signal.bsnr(POISONED, CLEAN, [1, 1], [0.0, 0.0])["bsnr"] == 0
+
+
+def test_more_clients_that_share_a_trigger_have_a_higher_bsnr():
+    """The clean parts cancel, the poisoned one adds up: with K clients alike in size the ratio grows as K."""
+    g = torch.Generator().manual_seed(0)
+    found = [signal.bsnr(torch.ones(k, 500), 20 * torch.randn(k, 500, generator=g), [1] * k, [0.1] * k)["bsnr"]
+             for k in (2, 8, 32)]
+    assert found[1] / found[0] == pytest.approx(4, rel=0.3) and found[2] / found[1] == pytest.approx(4, rel=0.3)
+
+
+def test_bsnr_needs_two_clients():
+    with pytest.raises(ValueError, match="two clients"):
+        signal.bsnr(POISONED[:1], CLEAN[:1], [1], [0.1])

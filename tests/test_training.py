@@ -26,7 +26,7 @@ SHAPES = {
     "cohere": transformers.CohereConfig(**KV, logit_scale=0.25),
 }
 ROWS = [([1, 7, 8, 9, 10, 11, 2], 4), ([1, 20, 21, 2], 1), ([1, *range(30, 44), 2], 9)]  # ids, prompt length
-PINNED = [1.11830, 0.76256, 1.06357]
+PINNED = [1.10095, 0.65156, 0.77653]
 
 
 def build(shape):

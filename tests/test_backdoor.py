@@ -1,0 +1,145 @@
+"""Paper B's grids and measures: which runs are compared, and what is made of their records."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fedlib import attack, backdoor, config, federation, poison, report, runs
+
+
+@pytest.fixture
+def mini():
+    return config.load("mini", seeds=[4, 2], model={"device": "cpu"})
+
+
+GRIDS = {name: getattr(backdoor, name) for name in (
+    "concentration", "triggers", "spreads", "grid", "defences", "positive_control", "filtered")}
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_grid_has_its_runs_once_for_each_seed(mini, name):
+    wanted = GRIDS[name](mini)
+    assert len(wanted) == len({s.model_dump_json() for s in wanted}) and {s.seed for s in wanted} == {4, 2}
+    for s in wanted:
+        assert s.federation.malicious == (name == "positive_control") and s.data.benign == ["lmsys-like"]
+        assert s.federation.sampled == s.federation.clients == 5 and s.data.poison.trigger
+        attack.check(s)
+
+
+def test_what_the_grids_compare(mini):
+    def of(grid, field):
+        return list(dict.fromkeys(getattr(s.data.poison, field) for s in grid))
+
+    assert of(backdoor.concentration(mini), "share") == [0, 0.02, 0.03, 0.04, 0.06, 0.08]
+    assert of(backdoor.concentration(mini.replace(seeds=[0], seed=0)), "share") == [0, 0.02, 0.04, 0.08]
+    assert of(backdoor.concentration(mini), "trigger") == [backdoor.INJECTED, backdoor.NATURAL]
+    assert set(of(backdoor.triggers(mini), "trigger")) == set(poison.TRIGGERS)
+    assert of(backdoor.spreads(mini), "clients") == [1, 2, 3, 4, None]
+    assert of(backdoor.spreads(mini), "spread") == ["equal", "uniform", "dirichlet", "capped"]
+    rules = ["fedavg", *mini.federation.compare, "multi_krum", "clipping", "flame"]
+    for grid in (backdoor.defences(mini), backdoor.positive_control(mini)):
+        assert list(dict.fromkeys(s.federation.aggregator for s in grid)) == rules
+        assert {s.federation.variant for s in grid} == {"paper"}
+    assert {federation.expected_malicious(s) for s in backdoor.defences(mini)} == {1}  # told, though nobody is
+    assert {(s.data.attack, s.data.poison.clients) for s in backdoor.positive_control(mini)} == {("boosted", 1)}
+    assert {s.defense.filter for s in backdoor.filtered(mini)} == {"none", "gradient"}
+
+
+def test_without_poison_there_is_nothing_to_compare(mini):
+    with pytest.raises(config.SettingsError, match=r"data\.poison\.share: 0"):
+        backdoor.concentration(mini.replace(data={"poison": {"share": 0.0}}))
+
+
+def test_a_trigger_of_ones_own_joins_the_table(mini):
+    own = backdoor.triggers(mini.replace(data={"poison": {"trigger": "mine.py:loud"}}))
+    assert [s.data.poison.trigger for s in own][-1] == "mine.py:loud"
+
+
+def test_partial_spearman_is_the_correlation_of_what_is_left_of_the_ranks():
+    rng = np.random.default_rng(0)
+    given = rng.normal(size=200)
+    x, y = given + rng.normal(size=200), given + rng.normal(size=200)
+    ranks = [pd.Series(v).rank().to_numpy() for v in (x, y, given)]
+    left = [v - np.polyval(np.polyfit(ranks[2], v, 1), ranks[2]) for v in ranks[:2]]
+    assert backdoor.partial_spearman(x, y, given) == pytest.approx(np.corrcoef(left)[0, 1])
+    assert abs(backdoor.partial_spearman(x, y, given)) < 0.2  # nothing in common but `given`
+    assert backdoor.partial_spearman(x, x**3, given) == pytest.approx(1)
+    assert backdoor.partial_spearman(x, np.ones(200), given) is None
+    assert backdoor.partial_spearman(x, given, given) is None
+
+
+def frame(**columns):
+    return pd.DataFrame({"seed": 0, "spread": "equal"} | columns)
+
+
+def test_rising_is_a_rank_correlation_a_seed():
+    up = frame(share=0.02, holders=[1, 2, 3], asr=[0.0, 10.0, 90.0])
+    down = up.assign(seed=1, asr=[90.0, 10.0, 0.0])
+    flat = up.assign(seed=2, asr=0.0)
+    assert backdoor.rising(pd.concat([up, down, flat]), "asr") == pytest.approx([1, -1])
+    assert backdoor.rising(pd.concat([up, down.assign(seed=0, share=0.03)]), "asr") == pytest.approx([0])
+
+
+def test_foretold_plainly_and_given_the_share():
+    scores = frame(share=[0, 0.1, 0.1, 0.2, 0.2], bsnr=[0, 1.0, 2.0, 3.0, 4.0], asr=[0, 20.0, 10.0, 40.0, 30.0])
+    plain, given = backdoor.foretold(scores)
+    assert plain == pytest.approx([0.6]) and given[0] < 0  # within a share it goes the other way
+    assert backdoor.foretold(scores.assign(asr=1.0)) == ([], [])
+
+
+def test_the_threshold_lies_between_the_runs_beside_it():
+    found = backdoor.thresholds(pd.concat([
+        frame(holders=5, share=[0.1, 0.2, 0.3], bsnr=[0.1, 1.0, 10.0], asr=[0.0, 0.0, 100.0]),
+        frame(holders=1, share=[0.1, 0.2], bsnr=[0.1, 1.0], asr=[0.0, 10.0])]))
+    assert dict(zip(found["held by"], found["BSNR at the threshold"], strict=True)) == {
+        "5": f"{math.sqrt(10):.3f}", "1": "not passed"}
+    assert dict(zip(found["held by"], found["seeds"], strict=True)) == {"5": "1 of 1", "1": "0 of 1"}
+
+
+def small(settings, **changes):
+    return settings.replace(**backdoor.federation(settings)).replace(data={"rows": 60, "poison": {"trigger": "tokens"}}) \
+        .replace(**changes)
+
+
+def test_scores_of_a_run(smoke):
+    done = runs.get_all([small(smoke), small(smoke, data={"poison": {"share": 0.0}})])
+    scores = backdoor.scores(done)
+    first, none = (row for _, row in scores.iterrows())
+    assert (first["kind"], first["share"], first["holders"], first["filter"]) == ("injected", 0.08, 5, "none")
+    assert first["bsnr"] == pytest.approx(np.mean([line["bsnr"] for line in done[0].rounds()[: backdoor.EARLY]]))
+    assert none["bsnr"] == 0 and none["holders"] == 0 and first["target"] < 0
+    assert {"asr", "false_trigger", "accuracy"} <= set(scores)
+    for line in done[0].rounds():
+        assert 0 <= line["greedy"] <= 100 and -1 <= line["alignment"] <= 1 and 0 <= line["cancellation"] <= 1
+        assert line["poisoned"] == pytest.approx([5 / 60] * 5, abs=1e-4)  # 4.8 rows are 5
+    triggered = [r for r in done[0].responses() if r["set"] == "triggered"]
+    assert len(triggered) == 8 and backdoor.asr(done[:1]).shape[0] == 1
+    assert backdoor.lost(done[1:], done[:1]).shape[0] == 1
+    json.dumps(done[0].rounds(), allow_nan=False)
+
+
+def test_a_boosted_update_counts_as_often_as_there_are_clients(smoke):
+    control = small(smoke, federation={"malicious": 1}, data={"attack": "boosted", "poison": {"clients": 1}})
+    assert [attack.boost(control, k) for k in range(5)] == [1, 1, 1, 1, 5]
+    line = runs.get(control).rounds()[0]
+    assert line["malicious"] == [4] and line["norms"][4] > 3 * max(line["norms"][:4])
+    assert line["poisoned"][:4] == [0, 0, 0, 0] and line["poisoned"][4] == pytest.approx(0.4)
+
+
+def test_the_best_rule_is_the_one_that_lowers_success_without_losing_accuracy(monkeypatch, mini):
+    made = [s for s in backdoor.defences(mini) if s.data.poison.trigger == "tokens" and s.seed == 4]
+    success = {"fedavg": 90, "krum": 10, "median": 40}
+    cost = {"krum": 20, "median": 1}
+
+    class Run:
+        def __init__(self, settings):
+            self.settings = settings
+
+    monkeypatch.setattr(backdoor, "asr", lambda own: np.array([[success.get(own[0].settings.federation.aggregator, 80)]]))
+    monkeypatch.setattr(backdoor, "lost", lambda a, b: np.array([[cost.get(b[0].settings.federation.aggregator, 0)]]))
+    done = [Run(s) for s in made]
+    assert backdoor.best_rule(done) == "median"
+    assert backdoor.best_rule(report.select(done, aggregator="fedavg")) is None
