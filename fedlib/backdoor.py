@@ -65,7 +65,7 @@ def spreads(settings):
     """The injected trigger at fixed totals, held by one client, more, all, and in unequal shares."""
     clients, share = federation(settings)["federation"]["clients"], settings.data.poison.share
     totals = [_poison(trigger=INJECTED, share=round(t * share, 6))
-              for t in ((0.25, 0.375) if len(settings.seeds) > 1 else (0.375,))]
+              for t in ((0.375, 0.5) if len(settings.seeds) > 1 else (0.5,))]
     counts = range(1, clients + 1) if len(settings.seeds) > 1 else (1, 2, clients)
     held = [{"spread": "equal", "clients": None if n == clients else n} for n in counts]
     held += [{"spread": s, "clients": None} for s in ("uniform", "dirichlet", "capped")]

@@ -13,16 +13,17 @@ from fedlib import data, training
 
 COMPONENTS = 20  # of a client's PCA
 SMALLEST = 0.02  # of a client's rows: a cluster
-ALIKE = 0.35  # mean cosine between rows of two clients' clusters, from which the server takes them for one group
+ALIKE = 0.45  # mean cosine between rows of two clients' clusters, from which the server takes them for one group
+MODULES = ("up_proj", "o_proj")  # whose last LoRA B is looked at, the first that has one; else the last of all
 BATCH = 64  # rows at a time
 
 
 def row_gradients(tuned, rows):
-    """The gradient [N, out, r] of each encoded row's mean response loss by one matrix: the last LoRA B of an attention
-    output (of any module where there is none). Vectorised by torch.func."""
+    """The gradient [N, out, r] of each encoded row's mean response loss by one matrix: the last layer's LoRA B of the
+    first of MODULES that has an adapter. Vectorised by torch.func."""
     own = {n: p.detach() for n, p in tuned.named_parameters()}
     names = [n for n in own if ".lora_B." in n]
-    name = ([n for n in names if "o_proj" in n] or names)[-1]
+    name = next((found for m in MODULES if (found := [n for n in names if f".{m}." in n])), names)[-1]
     matrix = own.pop(name)
 
     def loss(value, ids, labels):
