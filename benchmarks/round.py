@@ -19,7 +19,7 @@ from datasets import Dataset
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from fedlib import config, federation, model, training
+from fedlib import attack, backdoor, config, federation, model, training
 
 
 def ours(tuned, start, clients, settings, round_):
@@ -77,6 +77,29 @@ def main():
               f"{tokens[name] / seconds[name]:8.0f} tokens/s")
     ratio = seconds["SFTTrainer"] / seconds["ours"]
     print(f"ratio: {ratio:.2f} times the peers' rounds per second, {asked.threads} thread(s)")
+    signals(settings, asked.rounds)
+
+
+def signals(settings, rounds):
+    """What following a backdoor (BSNR, its factors, the target's likelihood) adds to paper B's round."""
+    settings = settings.replace(**backdoor.federation(settings)).replace(data={"poison": {"trigger": "tokens"}})
+    base, tokenizer = model.load(settings)
+    tuned = model.attach_lora(base, settings)
+    start, sampled = model.get_vector(tuned), list(range(settings.federation.clients))
+    rows = {k: attack.client_rows(settings, k) for k in sampled}
+    clients, _ = federation.encoded_clients(settings, tokenizer, rows)
+    follow = federation.follower(settings, tokenizer, rows)
+    seconds = {"round": 0.0, "signals": 0.0}
+    for round_ in range(rounds + 1):
+        began = time.perf_counter()
+        for client in sampled:
+            federation.client_update(tuned, start, clients[client], settings, round_, client)
+        between = time.perf_counter()
+        follow(tuned, start, torch.zeros_like(start), sampled)
+        if round_:  # the first warms up
+            seconds["round"] += between - began
+            seconds["signals"] += time.perf_counter() - between
+    print(f"BSNR and likelihood each round: {seconds['signals'] / seconds['round']:.1%} on top of its training")
 
 
 if __name__ == "__main__":

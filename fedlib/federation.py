@@ -76,7 +76,7 @@ def execute(settings, folder):
         rows, found = filters.FILTERS[settings.defense.filter](settings, tuned, tokenizer, rows)
         (folder / "filter.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     clients, dropped = encoded_clients(settings, tokenizer, rows)
-    follow = _follower(settings, tokenizer, rows) if settings.data.poison.trigger else None
+    follow = follower(settings, tokenizer, rows) if settings.data.poison.trigger else None
     sizes = {k: len(rows) for k, rows in clients.items()}
     expected = expected_malicious(settings)
     global_, history, start = _resume(folder, model.get_vector(tuned), settings)
@@ -109,7 +109,7 @@ def execute(settings, folder):
     model.save_adapter(tuned, settings, folder / "adapter")
 
 
-def _follower(settings, tokenizer, rows):
+def follower(settings, tokenizer, rows):
     """f(tuned, global adapter, step, sampled) -> a round's signals of a backdoor: the BSNR before it and its factors, from
     FEW poisoned and FEW clean rows a client; after it the log-likelihood of a token of the target, and how often (%) all
     of the target would be written greedily, after right answers to triggered questions that no poisoned row asks."""
