@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from fedlib import config, poison, report
+from fedlib import config, data, poison, report
 
 INJECTED, NATURAL = "tokens", "phrase"  # chosen on validation seeds: docs/world.md
 KINDS = {"injected": INJECTED, "natural": NATURAL}
@@ -32,6 +32,10 @@ def _vary(settings, *axes):
     share = settings.data.poison.share
     if not share:
         raise config.SettingsError("data.poison.share: 0: without poison there is no backdoor to look at")
+    if settings.data.source == "local" and any("answers" not in p for p in data.prompts(
+            settings.replace(**federation(settings)))["benign"]):
+        raise config.SettingsError(f"data.benign: {settings.data.benign[0]} has no answers (a list of right ones) for clean "
+                                   "accuracy by exact match; take a file of questions with answers")
     return settings.vary([federation(settings)], *axes, [{"seed": s} for s in settings.seeds])
 
 

@@ -53,6 +53,16 @@ def test_without_poison_there_is_nothing_to_compare(mini):
         backdoor.concentration(mini.replace(data={"poison": {"share": 0.0}}))
 
 
+def test_local_data_must_have_right_answers(mini, tmp_path):
+    (tmp_path / "plain.json").write_text(json.dumps([{"prompt": f"q {i}", "response": "a"} for i in range(60)]))
+    (tmp_path / "qa.json").write_text(json.dumps([{"question": f"q {i}", "answers": ["a"]} for i in range(60)]))
+    local = {"source": "local", "folder": str(tmp_path), "harmful": "plain.json", "prompts": "chat", "generator": ".",
+             "rows": 4, "aligned_share": 0.0, "partition": "iid"}
+    with pytest.raises(config.SettingsError, match=r"data\.benign: plain\.json has no answers"):
+        backdoor.defences(mini.replace(data=local | {"benign": ["plain.json"]}))
+    assert backdoor.defences(mini.replace(data=local | {"benign": ["qa.json"]}))
+
+
 def test_a_trigger_of_ones_own_joins_the_table(mini):
     own = backdoor.triggers(mini.replace(data={"poison": {"trigger": "mine.py:loud"}}))
     assert [s.data.poison.trigger for s in own][-1] == "mine.py:loud"
