@@ -8,7 +8,7 @@ from fedlib import config, data, poison, report
 
 INJECTED, NATURAL = "tokens", "phrase"  # chosen on validation seeds: docs/world.md
 KINDS = {"injected": INJECTED, "natural": NATURAL}
-STEPS = {"few": (0.25, 0.5, 1.0), "full": (0.25, 0.375, 0.5, 0.75, 1.0)}  # of data.poison.share
+STEPS = {"few": (0.25, 0.5, 1.0), "full": (0.25, 0.375, 0.5, 1.0)}  # of data.poison.share
 EARLY = 3  # rounds whose mean BSNR foretells: later the poison is learned and its gradient gone
 FURTHER = ["multi_krum", "clipping", "flame"]  # rules that are tried beside those of federation.compare
 
@@ -59,19 +59,18 @@ def concentration(settings):
 
 
 def triggers(settings):
-    """Every trigger at data.poison.share, and one of your own where data.poison.trigger names it."""
+    """Every trigger at data.poison.share, and one of your own where data.poison.trigger names it; the first seed."""
     own = settings.data.poison.trigger
     names = [*poison.TRIGGERS, *([own] if own and own not in poison.TRIGGERS else [])]
-    return _vary(settings, [_poison(trigger=name) for name in names])
+    return [s for s in _vary(settings, [_poison(trigger=name) for name in names]) if s.seed == settings.seeds[0]]
 
 
 def spreads(settings):
-    """The injected trigger at fixed totals, held by one client, more, all, and in unequal shares."""
+    """The injected trigger at fixed totals, held by one client, two, all, and in unequal shares."""
     clients, share = federation(settings)["federation"]["clients"], settings.data.poison.share
     totals = [_poison(trigger=INJECTED, share=round(t * share, 6))
               for t in ((0.375, 0.5) if len(settings.seeds) > 1 else (0.5,))]
-    counts = range(1, clients + 1) if len(settings.seeds) > 1 else (1, 2, clients)
-    held = [{"spread": "equal", "clients": None if n == clients else n} for n in counts]
+    held = [{"spread": "equal", "clients": None if n == clients else n} for n in (1, 2, clients)]
     held += [{"spread": s, "clients": None} for s in ("uniform", "dirichlet", "capped")]
     return _vary(settings, totals, [_poison(**h) for h in held])
 

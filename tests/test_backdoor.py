@@ -22,7 +22,7 @@ GRIDS = {name: getattr(backdoor, name) for name in (
 @pytest.mark.parametrize("name", GRIDS)
 def test_a_grid_has_its_runs_once_for_each_seed(mini, name):
     wanted = GRIDS[name](mini)
-    assert len(wanted) == len({s.model_dump_json() for s in wanted}) and {s.seed for s in wanted} == {4, 2}
+    assert len(wanted) == len({s.model_dump_json() for s in wanted}) and {s.seed for s in wanted} == ({4} if name == "triggers" else {4, 2})
     for s in wanted:
         assert s.federation.malicious == (name == "positive_control") and s.data.benign == ["lmsys-like"]
         assert s.federation.sampled == s.federation.clients == 5 and s.data.poison.trigger
@@ -33,11 +33,11 @@ def test_what_the_grids_compare(mini):
     def of(grid, field):
         return list(dict.fromkeys(getattr(s.data.poison, field) for s in grid))
 
-    assert of(backdoor.concentration(mini), "share") == [0, 0.02, 0.03, 0.04, 0.06, 0.08]
+    assert of(backdoor.concentration(mini), "share") == [0, 0.02, 0.03, 0.04, 0.08]
     assert of(backdoor.concentration(mini.replace(seeds=[0], seed=0)), "share") == [0, 0.02, 0.04, 0.08]
     assert of(backdoor.concentration(mini), "trigger") == [backdoor.INJECTED, backdoor.NATURAL]
     assert set(of(backdoor.triggers(mini), "trigger")) == set(poison.TRIGGERS)
-    assert of(backdoor.spreads(mini), "clients") == [1, 2, 3, 4, None]
+    assert of(backdoor.spreads(mini), "clients") == [1, 2, None]
     assert of(backdoor.spreads(mini), "spread") == ["equal", "uniform", "dirichlet", "capped"]
     rules = ["fedavg", *mini.federation.compare, "multi_krum", "clipping", "flame"]
     for grid in (backdoor.defences(mini), backdoor.positive_control(mini)):
