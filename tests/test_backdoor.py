@@ -22,7 +22,8 @@ GRIDS = {name: getattr(backdoor, name) for name in (
 @pytest.mark.parametrize("name", GRIDS)
 def test_a_grid_has_its_runs_once_for_each_seed(mini, name):
     wanted = GRIDS[name](mini)
-    assert len(wanted) == len({s.model_dump_json() for s in wanted}) and {s.seed for s in wanted} == ({4} if name == "triggers" else {4, 2})
+    assert len(wanted) == len({s.model_dump_json() for s in wanted})
+    assert {s.seed for s in wanted} == ({4} if name == "triggers" else {4, 2})
     for s in wanted:
         assert s.federation.malicious == (name == "positive_control") and s.data.benign == ["lmsys-like"]
         assert s.federation.sampled == s.federation.clients == 5 and s.data.poison.trigger
