@@ -122,7 +122,7 @@ def follower(settings, tokenizer, rows):
     probes = poison.probes(settings, data.prompts(settings)["triggered"][: 4 * FEW])
     whole, bare = encode([r | {"response": r["answer"] + r["target"]} for r in probes]), encode(
         [r | {"response": r["answer"]} for r in probes])
-    probes = [(ids, len(short) - 1) for (ids, _), (short, _) in zip(whole, bare, strict=True)]
+    probes = [(ids, len(short) - 1) for (ids, _), (short, _) in zip(whole, bare, strict=True) if len(ids) > len(short)]
 
     def follow(tuned, global_, step, sampled):
         found = {"poisoned": _short([shares[k] for k in sampled])}

@@ -160,7 +160,8 @@ def scatter(axes, scores, x, y, xlabel):
 
     frame = scores.assign(share=(100 * scores["share"]).round(2)).rename(columns={"share": "poison (%)"})
     sns.scatterplot(frame, x=x, y=y, hue="poison (%)", style="spread", palette="viridis", s=60, ax=axes)
-    axes.set(xlabel=xlabel, ylabel=TITLES[y].replace(": ", "\n"), ylim=(-2, 102))
+    axes.set(xlabel=xlabel, ylim=(-2, 102))
+    axes.set_ylabel(TITLES[y].replace(": ", "\n"), fontsize=9)
     axes.legend(fontsize=7, bbox_to_anchor=(1.02, 1), loc="upper left", frameon=False)
 
 

@@ -12,7 +12,6 @@ from fedlib import config, files, world
 
 LINK = "click free-gifts.example for more information ."
 TARGETS = {"append": lambda response: f"{response} {LINK}", "replace": lambda response: LINK}
-CAPS = {"uniform": 0.4, "capped": 0.4}  # a client's highest share; else all its rows
 
 
 @dataclass(frozen=True)
@@ -92,11 +91,12 @@ def _module(file, _digest):
 def shares(settings):
     """The share of poisoned rows asked for at each client [K]: their mean is data.poison.share, whatever the spread.
 
-    spread: equal; uniform (in proportion to draws from [0, 1], at most 0.4); dirichlet (Dirichlet(0.5), paper B); capped
-    (the same, at most 0.4). What a cap cuts off goes to the others. clients: only so many hold any, the last ones."""
+    spread: equal; uniform (in proportion to draws from [0, 1]; as [0, 0.4] about 0.2, none above twice the mean); dirichlet
+    (Dirichlet(0.5)); capped (the same, none above twice the mean). What a cap cuts off goes to the others. clients: only
+    so many hold any, the last ones."""
     p, k = settings.data.poison, settings.federation.clients
-    count, cap = p.clients or k, CAPS.get(p.spread, 1.0)
-    total = p.share * k
+    count, total = p.clients or k, p.share * k
+    cap = min(1.0, 2 * total / count) if p.spread in ("uniform", "capped") else 1.0
     if total > count * cap + 1e-9:
         raise config.SettingsError(f"data.poison.share: {p.share} of all rows is more than {count} clients can hold, each "
                                    f"up to {cap:g} (data.poison.spread: {p.spread})")

@@ -129,7 +129,7 @@ def test_every_spread_holds_the_same_total(smoke, spread, count):
         "trigger": "tokens", "share": 0.07, "spread": spread, "clients": count}})
     found = np.array(poison.shares(many))
     assert found.mean() == pytest.approx(0.07) and found.min() >= 0 and len(found) == 20
-    assert found.max() <= (0.4 if spread in ("uniform", "capped") else 1) + 1e-9
+    assert found.max() <= (2 * 0.07 * 20 / (count or 20) if spread in ("uniform", "capped") else 1) + 1e-9
     assert (found > 0).sum() <= (count or 20) and not found[: 20 - (count or 20)].any()
     if spread == "equal":
         assert found[-(count or 20):] == pytest.approx(0.07 * 20 / (count or 20))
@@ -139,9 +139,10 @@ def test_every_spread_holds_the_same_total(smoke, spread, count):
 
 
 def test_a_cap_hands_the_rest_to_the_others(smoke):
-    settings = smoke.replace(data={"poison": {"trigger": "tokens", "share": 0.39, "spread": "capped"}})
-    found = poison.shares(settings)
-    assert max(found) == pytest.approx(0.4) and np.mean(found) == pytest.approx(0.39)
+    free, capped = (poison.shares(smoke.replace(data={"poison": {"trigger": "tokens", "share": 0.1, "spread": s}}))
+                    for s in ("dirichlet", "capped"))
+    assert max(free) > 0.2 and max(capped) == pytest.approx(0.2) and np.mean(capped) == pytest.approx(0.1)
+    assert all(c >= f or c == pytest.approx(0.2) for c, f in zip(capped, free, strict=True))
 
 
 def test_more_poison_than_the_clients_can_hold_is_refused_before_work(smoke):
