@@ -41,6 +41,7 @@ def test_what_the_grids_compare(mini):
     assert of(backdoor.spreads(mini), "clients") == [1, 2, None]
     assert of(backdoor.spreads(mini), "spread") == ["equal", "uniform", "dirichlet", "capped"]
     rules = ["fedavg", *mini.federation.compare, "multi_krum", "clipping", "flame"]
+    assert backdoor.rules(mini.replace(seeds=[4], seed=4)) == ["median", "krum", "foolsgold", "clipping", "flame"]
     for grid in (backdoor.defences(mini), backdoor.positive_control(mini)):
         assert list(dict.fromkeys(s.federation.aggregator for s in grid)) == rules
         assert {s.federation.variant for s in grid} == {"paper"}
