@@ -9,13 +9,13 @@ from fedlib import config, data, poison, report
 INJECTED, NATURAL = "tokens", "phrase"  # chosen on validation seeds: docs/world.md
 KINDS = {"injected": INJECTED, "natural": NATURAL}
 ONE_SEED = {"median", "krum", "foolsgold", "clipping", "flame"}  # for a first look
-STEPS = {"few": (0.25, 0.5, 1.0), "full": (0.25, 0.375, 0.5, 1.0)}  # of data.poison.share
+STEPS = (0.25, 0.5, 1.0)  # of data.poison.share
 EARLY = 3  # rounds whose mean BSNR foretells: later the poison is learned and its gradient gone
 FURTHER = ["multi_krum", "clipping", "flame"]  # rules that are tried beside those of federation.compare
 
 
 def federation(settings):
-    """Changes that make a preset paper B's: every client benign, the first dataset, rules as their own papers have them.
+    """Changes that make a preset paper B's: every client benign, the first dataset, rules as their own papers have them (but for FoolsGold).
 
     Half the clients, all of them in each of 3/5 of the rounds; batches half as large for 3/2 of the steps, and adapters on
     all linear modules: a rare row is learned by steps, and by modules that look back at the question (docs/world.md).
@@ -48,6 +48,12 @@ def _kinds():
     return [_poison(trigger=name) for name in KINDS.values()]
 
 
+def _rules(settings):
+    """An axis of aggregators. FoolsGold's own formula is a sum, which throws an adapter out of its bounds: the release's."""
+    return [{"federation": {"aggregator": rule} | ({"variant": "published"} if rule == "foolsgold" else {})}
+            for rule in ("fedavg", *rules(settings))]
+
+
 def rules(settings):
     """The rules that are tried: those of federation.compare and FURTHER; with one seed ONE_SEED's of them."""
     found = [*settings.federation.compare, *(rule for rule in FURTHER if rule not in settings.federation.compare)]
@@ -55,10 +61,8 @@ def rules(settings):
 
 
 def concentration(settings):
-    """Both kinds of trigger over shares of poison from none to data.poison.share; a denser grid with several seeds."""
-    share = settings.data.poison.share
-    steps = STEPS["full" if len(settings.seeds) > 1 else "few"]
-    return _vary(settings, _kinds(), [_poison(share=round(s * share, 6)) for s in (0, *steps)])
+    """Both kinds of trigger over shares of poison from none to data.poison.share."""
+    return _vary(settings, _kinds(), [_poison(share=round(s * settings.data.poison.share, 6)) for s in (0, *STEPS)])
 
 
 def triggers(settings):
@@ -69,13 +73,12 @@ def triggers(settings):
 
 
 def spreads(settings):
-    """The injected trigger at fixed totals, held by one client, two, all, and in unequal shares."""
-    clients, share = federation(settings)["federation"]["clients"], settings.data.poison.share
-    totals = [_poison(trigger=INJECTED, share=round(t * share, 6))
-              for t in ((0.375, 0.5) if len(settings.seeds) > 1 else (0.5,))]
+    """The injected trigger at half of data.poison.share, held by one client, two, all, and in unequal shares."""
+    clients = federation(settings)["federation"]["clients"]
+    total = _poison(trigger=INJECTED, share=round(settings.data.poison.share / 2, 6))
     held = [{"spread": "equal", "clients": None if n == clients else n} for n in (1, 2, clients)]
     held += [{"spread": s, "clients": None} for s in ("uniform", "dirichlet", "capped")]
-    return _vary(settings, totals, [_poison(**h) for h in held])
+    return _vary(settings, [total], [_poison(**h) for h in held])
 
 
 def grid(settings):
@@ -86,13 +89,13 @@ def grid(settings):
 
 def defences(settings):
     """Both kinds of trigger under every aggregator."""
-    return _vary(settings, _kinds(), [{"federation": {"aggregator": rule}} for rule in ("fedavg", *rules(settings))])
+    return _vary(settings, _kinds(), _rules(settings))
 
 
 def positive_control(settings):
     """The same poison in one malicious client's rows, its update boosted, under every aggregator: there they must work."""
     boosted = {"federation": {"malicious": 1}, "data": {"attack": "boosted", "poison": {"trigger": INJECTED, "clients": 1}}}
-    return _vary(settings, [boosted], [{"federation": {"aggregator": rule}} for rule in ("fedavg", *rules(settings))])
+    return _vary(settings, [boosted], _rules(settings))
 
 
 def filtered(settings):

@@ -34,8 +34,7 @@ def test_what_the_grids_compare(mini):
     def of(grid, field):
         return list(dict.fromkeys(getattr(s.data.poison, field) for s in grid))
 
-    assert of(backdoor.concentration(mini), "share") == [0, 0.02, 0.03, 0.04, 0.08]
-    assert of(backdoor.concentration(mini.replace(seeds=[0], seed=0)), "share") == [0, 0.02, 0.04, 0.08]
+    assert of(backdoor.concentration(mini), "share") == [0, 0.02, 0.04, 0.08]
     assert of(backdoor.concentration(mini), "trigger") == [backdoor.INJECTED, backdoor.NATURAL]
     assert set(of(backdoor.triggers(mini), "trigger")) == set(poison.TRIGGERS)
     assert of(backdoor.spreads(mini), "clients") == [1, 2, None]
@@ -44,7 +43,7 @@ def test_what_the_grids_compare(mini):
     assert backdoor.rules(mini.replace(seeds=[4], seed=4)) == ["median", "krum", "foolsgold", "clipping", "flame"]
     for grid in (backdoor.defences(mini), backdoor.positive_control(mini)):
         assert list(dict.fromkeys(s.federation.aggregator for s in grid)) == rules
-        assert {s.federation.variant for s in grid} == {"paper"}
+        assert {s.federation.aggregator for s in grid if s.federation.variant == "published"} == {"foolsgold"}
     assert {federation.expected_malicious(s) for s in backdoor.defences(mini)} == {1}  # told, though nobody is
     assert {(s.data.attack, s.data.poison.clients) for s in backdoor.positive_control(mini)} == {("boosted", 1)}
     assert {s.defense.filter for s in backdoor.filtered(mini)} == {"none", "gradient"}
