@@ -10,22 +10,25 @@ INJECTED, NATURAL = "tokens", "phrase"  # chosen on validation seeds: docs/world
 KINDS = {"injected": INJECTED, "natural": NATURAL}
 ONE_SEED = {"median", "krum", "foolsgold", "clipping", "flame"}  # for a first look
 STEPS = (0.25, 0.5, 1.0)  # of data.poison.share
-EARLY = 3  # rounds whose mean BSNR foretells: later the poison is learned and its gradient gone
+EARLY = 1  # rounds whose mean BSNR foretells: once the poison is being learned its gradient fades
 FURTHER = ["multi_krum", "clipping", "flame"]  # rules that are tried beside those of federation.compare
 
 
 def federation(settings):
-    """Changes that make a preset paper B's: every client benign, the first dataset, rules as their own papers have them (but for FoolsGold).
+    """Changes that make a preset paper B's: every client benign, the first dataset, rules as their own papers have them.
 
-    Half the clients, all of them in each of 3/5 of the rounds; batches half as large for 3/2 of the steps, and adapters on
-    all linear modules: a rare row is learned by steps, and by modules that look back at the question (docs/world.md).
-    Robust rules are told of one malicious client in five, though there is none: they could do nothing else."""
+    Half the clients, at least 5, all of them in each of 3/5 of the rounds; batches half as large for 7/5 of the steps, and
+    adapters on all linear modules: a rare row is learned by steps, and by modules that look back at the question
+    (docs/world.md). Robust rules are told of one malicious client in five, though there is none: they could do nothing
+    else. What the notebooks compare (rule, filter, spread, ...) starts from its default, whatever was asked for."""
     f, t = settings.federation, settings.training
-    clients = max(3, f.clients // 2)
+    clients = max(5, f.clients // 2)
     return {"federation": {"clients": clients, "sampled": clients, "rounds": max(1, round(0.6 * f.rounds)), "malicious": 0,
-                           "expected": max(1, clients // 5), "variant": "paper"},
+                           "expected": clients // 5, "variant": "paper", "aggregator": "fedavg"},
             "training": {"steps": max(1, round(1.4 * t.steps)), "batch_size": max(t.accumulation, t.batch_size // 2)},
-            "model": {"lora_targets": "all-linear"}, "data": {"benign": settings.data.benign[:1]},
+            "model": {"lora_targets": "all-linear"}, "defense": {"level": 0, "filter": "none"},
+            "data": {"benign": settings.data.benign[:1], "attack": "unaligned",
+                     "poison": {"spread": "equal", "clients": None}},
             "evaluation": {"judges": ["rule", "help", "exact", "asr"], "harmful": min(40, settings.evaluation.harmful)}}
 
 
@@ -49,15 +52,16 @@ def _kinds():
 
 
 def _rules(settings):
-    """An axis of aggregators. FoolsGold's own formula is a sum, which throws an adapter out of its bounds: the release's."""
+    """An axis of aggregators. FoolsGold as published: its own formula is a sum, which throws an adapter out of bounds."""
     return [{"federation": {"aggregator": rule} | ({"variant": "published"} if rule == "foolsgold" else {})}
             for rule in ("fedavg", *rules(settings))]
 
 
 def rules(settings):
-    """The rules that are tried: those of federation.compare and FURTHER; with one seed ONE_SEED's of them."""
-    found = [*settings.federation.compare, *(rule for rule in FURTHER if rule not in settings.federation.compare)]
-    return found if len(settings.seeds) > 1 else [rule for rule in found if rule in ONE_SEED]
+    """The rules that are tried: those of federation.compare and FURTHER; with one seed, of a full list, ONE_SEED's."""
+    compare = [rule for rule in settings.federation.compare if rule != "fedavg"]
+    found = [*compare, *(rule for rule in FURTHER if rule not in compare)]
+    return found if len(settings.seeds) > 1 or len(compare) < 6 else [rule for rule in found if rule in ONE_SEED]
 
 
 def concentration(settings):
@@ -66,10 +70,12 @@ def concentration(settings):
 
 
 def triggers(settings):
-    """Every trigger at data.poison.share, and one of your own where data.poison.trigger names it; the first seed."""
+    """Every trigger at data.poison.share, and one of your own where data.poison.trigger names it; the first seed. Those that
+    no evaluation prompt can have are left out."""
     own = settings.data.poison.trigger
     names = [*poison.TRIGGERS, *([own] if own and own not in poison.TRIGGERS else [])]
-    return [s for s in _vary(settings, [_poison(trigger=name) for name in names]) if s.seed == settings.seeds[0]]
+    wanted = [s for s in _vary(settings, [_poison(trigger=name) for name in names]) if s.seed == settings.seeds[0]]
+    return [s for s in wanted if data.prompts(s)["triggered"]]
 
 
 def spreads(settings):
@@ -104,20 +110,27 @@ def filtered(settings):
                  [{"defense": {"filter": name}} for name in ("none", "gradient")])
 
 
+def having(done, **wanted):
+    """The runs whose data.poison has these values: having(done, trigger="tokens", share=0.08)."""
+    return [r for r in done if all(getattr(r.settings.data.poison, k) == v for k, v in wanted.items())]
+
+
 def accuracy(settings):
     """The score that is clean accuracy by exact match: of the facts in the world, of the answer elsewhere."""
     return "help" if settings.data.source == "world" else "exact"
 
 
 def scores(done):
-    """A row a run: seed, trigger, kind, share, spread, holders (clients that hold poison), aggregator, filter, asr, false
-    triggering, accuracy; of the rounds bsnr, alignment, cancellation (means of the first EARLY), target (its last mean
-    log-likelihood a token) and, where a filter worked, recall, precision and f1."""
+    """A row a run: seed, trigger, kind, share (asked for), poisoned (%, what the clients' rows could hold of it), spread,
+    holders (clients that hold poison), aggregator, filter, asr, false_trigger, accuracy; of the rounds bsnr, alignment,
+    cancellation (means of the first EARLY), target (its last mean log-likelihood a token) and, where a filter worked,
+    recall, precision and f1."""
     rows = []
     for run in done:
         s, p, lines, found = run.settings, run.settings.data.poison, run.rounds(), run.scores()
         row = {"seed": s.seed, "trigger": p.trigger, "target text": p.target, "share": p.share, "spread": p.spread,
                "kind": next((k for k, name in KINDS.items() if name == p.trigger), ""),
+               "poisoned": 100 * np.average(lines[0]["poisoned"], weights=lines[0]["sizes"]),
                "holders": sum(v > 0 for v in lines[0]["poisoned"]), "aggregator": report.METHODS[s.federation.aggregator][0],
                "filter": s.defense.filter, "asr": found["asr"], "false_trigger": found["false_trigger"],
                "accuracy": found.get(accuracy(s)), "target": lines[-1].get("target")}
@@ -179,35 +192,23 @@ def foretold(frame, column="asr"):
 
 
 def rising(frame, column):
-    """Spearman's rank correlation of a column with the number of clients that hold the poison, a value a seed: the mean over
-    the totals where it varies; of scores() with equal spreads."""
-    out = []
-    for _, own in frame.groupby("seed"):
-        found = [stats.spearmanr(part["holders"], part[column]).statistic for _, part in own.groupby("share")
-                 if part[column].nunique() > 1]
-        out += [float(np.mean(found))] if found else []
-    return out
+    """Spearman's rank correlation of a column with the number of clients that hold the poison, a value a seed, 0 where the
+    column is the same for all; of scores() with equal spreads of one total."""
+    return [float(stats.spearmanr(own["holders"], own[column]).statistic) if own[column].nunique() > 1 else 0.0
+            for _, own in frame.groupby("seed")]
 
 
-def thresholds(frame, level=50):
-    """A row a spread: the BSNR at which attack success passes `level` percent as the share grows, between the two runs on
-    either side of it (log-linear), mean and interval over the seeds where it does; of scores() with poison."""
-    held = frame["holders"].astype(str).where(frame["spread"] == "equal", frame["spread"])
-    rows = []
-    for name, own in frame.groupby(held.rename("held by")):
-        found = []
-        for _, line in own.sort_values("share").groupby("seed"):
-            asr_, ratio = line["asr"].to_numpy(), np.log(line["bsnr"].to_numpy())
-            over = np.flatnonzero((asr_[:-1] < level) & (asr_[1:] >= level))
-            if len(over):
-                i = over[0]
-                found.append(np.exp(ratio[i] + (level - asr_[i]) / (asr_[i + 1] - asr_[i]) * (ratio[i + 1] - ratio[i])))
-        rows.append({"held by": name, "BSNR at the threshold": report.text(found, 3) if found else "not passed",
-                     "seeds": f"{len(found)} of {own['seed'].nunique()}"})
-    return pd.DataFrame(rows)
+def stopped(control, rule):
+    """By how much a rule's success under the positive control is below half of FedAvg's [seeds, things], in points; minus
+    that half if it costs over 3 points of clean accuracy: a model that is ruined was not defended."""
+    base, own = report.select(control, aggregator="fedavg"), report.select(control, aggregator=rule)
+    half = asr(base) / 2
+    return half - asr(own) if lost(base, own).mean() <= 3 else -half
 
 
 def measure(settings, claim, values):
-    """report.measure, where the settings are those that the claim is about: the world and its first dataset."""
-    if settings.data.source == "world" and settings.data.benign[0] == "lmsys-like":
+    """report.measure, where the settings are those that the claim is about: the world, its first dataset, 8% of poison with
+    the target in the answer's place."""
+    d = settings.data
+    if d.source == "world" and d.benign[0] == "lmsys-like" and (d.poison.share, d.poison.target) == (0.08, "replace"):
         report.measure(settings, claim, values)

@@ -90,7 +90,7 @@ def check(settings):
     """Read and share out every local file, so that a bad row or too few rows are found before anything is trained."""
     if settings.data.source == "local":
         benign = settings.federation.clients - settings.federation.malicious
-        share = 0.0 if settings.data.attack == "conflicting" else settings.data.unaligned_share
+        share = {"conflicting": 0.0, "boosted": None}.get(settings.data.attack, settings.data.unaligned_share)
         stand_in = [{}] * settings.federation.malicious if settings.data.attack == "generated" else None  # not yet written
         for client in range(settings.federation.clients):
             client_rows(settings, client, None if client < benign else share, stand_in)

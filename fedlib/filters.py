@@ -89,11 +89,14 @@ def gradient_filter(settings, tuned, tokenizer, rows):
     """({client: its rows without the suspected ones}, record) from {client: rows}: recall, precision and F1 (%) of finding
     rows labelled poisoned, over all clients, and how many rows of each label were taken out."""
     m, found = settings.model, {}
+    tuned.eval()  # without dropout
     for client, own in rows.items():
         encoded = [data.encode([r], tokenizer, m.template, m.max_length)[0] for r in own]
         kept = [i for i, e in enumerate(encoded) if e]
-        labels, means = clusters(features(row_gradients(tuned, [encoded[i][0] for i in kept])))
-        found[client] = dict(zip(kept, labels.tolist(), strict=True)), means
+        labels, means = [], []
+        if kept:
+            labels, means = clusters(features(row_gradients(tuned, [encoded[i][0] for i in kept])))
+        found[client] = dict(zip(kept, labels, strict=True)), means
     suspected = suspects({client: means for client, (_, means) in found.items()})
     out = {client: [i for i, c in found[client][0].items() if c in suspected[client]] for client in rows}
     return ({client: [r for i, r in enumerate(own) if i not in set(out[client])] for client, own in rows.items()},

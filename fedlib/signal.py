@@ -19,7 +19,8 @@ def bsnr(poisoned, clean, weights, shares):
     From one global model: poisoned [K, D] and clean [K, D], each client's gradient of its poisoned and of its clean rows;
     weights w [K], poison shares p [K]; c' is the clean gradients less their mean. bsnr = |sum w p s|^2 /
     (K/(K-1) sum w^2 (1-p)^2 |c'|^2); alignment: mean pairwise cosine of the s of clients with p > 0 (None if under two);
-    cancellation: |sum w c| / sum w |c|. ValueError for K = 1."""
+    cancellation: |sum w c| / sum w |c|. ValueError for K = 1. At a fixed total, poison held by few has no lower bsnr than
+    poison held by all: their gradients add up at most as well as one client's with itself."""
     k = len(clean)
     if k < 2:
         raise ValueError("the BSNR needs two clients a round: with one there is no variance between clients")

@@ -1,7 +1,6 @@
 """Paper B's grids and measures: which runs are compared, and what is made of their records."""
 
 import json
-import math
 
 import numpy as np
 import pandas as pd
@@ -61,12 +60,18 @@ def test_local_data_must_have_right_answers(mini, tmp_path):
              "rows": 4, "aligned_share": 0.0, "partition": "iid"}
     with pytest.raises(config.SettingsError, match=r"data\.benign: plain\.json has no answers"):
         backdoor.defences(mini.replace(data=local | {"benign": ["plain.json"]}))
-    assert backdoor.defences(mini.replace(data=local | {"benign": ["qa.json"]}))
+    asked = mini.replace(data=local | {"benign": ["qa.json"]})
+    assert backdoor.defences(asked)
+    for s in backdoor.positive_control(asked):
+        attack.check(s)  # no file of unaligned rows is needed
+    assert "topic" not in {s.data.poison.trigger for s in backdoor.triggers(asked)}  # no question is about it
 
 
-def test_a_trigger_of_ones_own_joins_the_table(mini):
-    own = backdoor.triggers(mini.replace(data={"poison": {"trigger": "mine.py:loud"}}))
-    assert [s.data.poison.trigger for s in own][-1] == "mine.py:loud"
+def test_a_trigger_of_ones_own_joins_the_table(mini, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from fedlib.poison import Trigger\nloud = Trigger('loud', lambda text, rng: f'{text} !')\n")
+    own = backdoor.triggers(mini.replace(data={"poison": {"trigger": f"{tmp_path}/mine.py:loud"}}))
+    assert [s.data.poison.trigger for s in own][-1] == f"{tmp_path}/mine.py:loud"
 
 
 def test_partial_spearman_is_the_correlation_of_what_is_left_of_the_ranks():
@@ -89,9 +94,8 @@ def frame(**columns):
 def test_rising_is_a_rank_correlation_a_seed():
     up = frame(share=0.02, holders=[1, 2, 3], asr=[0.0, 10.0, 90.0])
     down = up.assign(seed=1, asr=[90.0, 10.0, 0.0])
-    flat = up.assign(seed=2, asr=0.0)
-    assert backdoor.rising(pd.concat([up, down, flat]), "asr") == pytest.approx([1, -1])
-    assert backdoor.rising(pd.concat([up, down.assign(seed=0, share=0.03)]), "asr") == pytest.approx([0])
+    flat = up.assign(seed=2, asr=0.0)  # no rise is evidence too
+    assert backdoor.rising(pd.concat([up, down, flat]), "asr") == pytest.approx([1, -1, 0])
 
 
 def test_foretold_plainly_and_given_the_share():
@@ -99,15 +103,6 @@ def test_foretold_plainly_and_given_the_share():
     plain, given = backdoor.foretold(scores)
     assert plain == pytest.approx([0.6]) and given[0] < 0  # within a share it goes the other way
     assert backdoor.foretold(scores.assign(asr=1.0)) == ([], [])
-
-
-def test_the_threshold_lies_between_the_runs_beside_it():
-    found = backdoor.thresholds(pd.concat([
-        frame(holders=5, share=[0.1, 0.2, 0.3], bsnr=[0.1, 1.0, 10.0], asr=[0.0, 0.0, 100.0]),
-        frame(holders=1, share=[0.1, 0.2], bsnr=[0.1, 1.0], asr=[0.0, 10.0])]))
-    assert dict(zip(found["held by"], found["BSNR at the threshold"], strict=True)) == {
-        "5": f"{math.sqrt(10):.3f}", "1": "not passed"}
-    assert dict(zip(found["held by"], found["seeds"], strict=True)) == {"5": "1 of 1", "1": "0 of 1"}
 
 
 def small(settings, **changes):
@@ -153,4 +148,6 @@ def test_the_best_rule_is_the_one_that_lowers_success_without_losing_accuracy(mo
     monkeypatch.setattr(backdoor, "lost", lambda a, b: np.array([[cost.get(b[0].settings.federation.aggregator, 0)]]))
     done = [Run(s) for s in made]
     assert backdoor.best_rule(done) == "median"
+    assert backdoor.stopped(done, "median").tolist() == [[5.0]]
+    assert backdoor.stopped(done, "krum").tolist() == [[-45.0]]  # it costs too much
     assert backdoor.best_rule(report.select(done, aggregator="fedavg")) is None
