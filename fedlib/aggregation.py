@@ -181,7 +181,7 @@ def flame(updates, *, generator, noise=0.001, **_):
 
 def _clip(norms):
     """What scales each update down to the median of the norms [K], at most 1."""
-    return (norms.median() / norms.clamp(min=1e-150)).clamp(max=1)
+    return torch.where(norms > 0, norms.median() / norms.clamp(min=1e-150), 1.0).clamp(max=1)
 
 
 RULES = {"fedavg": fedavg, "median": median, "trimmed_mean": trimmed_mean, "krum": krum, "multi_krum": multi_krum,

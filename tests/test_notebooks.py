@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from fedlib import config, report, reproduce, safety
+from fedlib import backdoor, config, report, reproduce, safety
 from fedlib import store as store_
 
 NOTEBOOKS = sorted(reproduce.NOTEBOOKS.glob("*.ipynb"))
@@ -173,7 +173,9 @@ def test_claims_are_written(smoke_outputs):
     assert [r["id"] for r in rows] == [c["id"] for c in report._claims()]
     open_ = {r["id"] for r in rows if r["status"] != "preliminary"}
     assert {r["status"] for r in rows} == {"preliminary", "not run"}, "one seed: every claim measured, none decided"
-    assert open_ == {r["id"] for r in rows if "wild-like" in r["id"]}, "smoke has the first dataset alone"
+    untried = {f"B5-{rule}" for rule in ("median", "trimmed_mean", "dnc", "foolsgold", "residual")}
+    assert open_ - {"B6-asr"} == untried | {r["id"] for r in rows if "wild-like" in r["id"]}, \
+        "smoke has the first dataset and few rules alone, and next to no attack success whose ranks could be compared"
 
 
 def test_runs_are_shared_between_notebooks(smoke_outputs, monkeypatch):
@@ -182,7 +184,8 @@ def test_runs_are_shared_between_notebooks(smoke_outputs, monkeypatch):
     settings = config.load("smoke")
     grids = [safety.table1(settings), safety.table3(settings), safety.table4(settings), *safety.figure3(settings).values(),
              safety.figure3_attack(settings), safety.positive_control(settings), safety.generated(settings),
-             safety.level3(settings)]
+             safety.level3(settings), backdoor.grid(settings), backdoor.triggers(settings), backdoor.defences(settings),
+             backdoor.positive_control(settings), backdoor.filtered(settings)]
     wanted = [s for grid in grids for s in grid]
     folders = {store_.run_folder(s) for s in wanted} | {store_.written_folder(s, kind) for s in wanted
                                                         for kind in store_.written_kinds(s)}
