@@ -1,4 +1,4 @@
-"""What clients train on under attack: malicious ones differ from benign ones in their data, and in nothing else."""
+"""What clients train on under attack. Malicious ones differ from benign ones in their data alone, but for `boosted`."""
 
 import random
 

@@ -10,7 +10,6 @@ INJECTED, NATURAL = "tokens", "phrase"  # chosen on validation seeds: docs/world
 KINDS = {"injected": INJECTED, "natural": NATURAL}
 ONE_SEED = {"median", "krum", "foolsgold", "clipping", "flame"}  # for a first look
 STEPS = (0.25, 0.5, 1.0)  # of data.poison.share
-EARLY = 1  # rounds whose mean BSNR foretells: once the poison is being learned its gradient fades
 FURTHER = ["multi_krum", "clipping", "flame"]  # rules that are tried beside those of federation.compare
 
 
@@ -122,9 +121,9 @@ def accuracy(settings):
 
 def scores(done):
     """A row a run: seed, trigger, kind, share (asked for), poisoned (%, what the clients' rows could hold of it), spread,
-    holders (clients that hold poison), aggregator, filter, asr, false_trigger, accuracy; of the rounds bsnr, alignment,
-    cancellation (means of the first EARLY), target (its last mean log-likelihood a token) and, where a filter worked,
-    recall, precision and f1."""
+    holders (clients that hold poison), aggregator, filter, asr, false_trigger, accuracy; bsnr, alignment and
+    cancellation before the first round (once the poison is being learned its gradient fades), target (its mean
+    log-likelihood a token after the last) and, where a filter worked, recall, precision and f1."""
     rows = []
     for run in done:
         s, p, lines, found = run.settings, run.settings.data.poison, run.rounds(), run.scores()
@@ -134,9 +133,7 @@ def scores(done):
                "holders": sum(v > 0 for v in lines[0]["poisoned"]), "aggregator": report.METHODS[s.federation.aggregator][0],
                "filter": s.defense.filter, "asr": found["asr"], "false_trigger": found["false_trigger"],
                "accuracy": found.get(accuracy(s)), "target": lines[-1].get("target")}
-        for name in ("bsnr", "alignment", "cancellation"):
-            values = [line[name] for line in lines[:EARLY] if line.get(name) is not None]
-            row[name] = np.mean(values) if values else None
+        row |= {name: lines[0].get(name) for name in ("bsnr", "alignment", "cancellation")}
         if s.defense.filter != "none":
             row |= {k: v for k, v in run.filtered().items() if k in ("recall", "precision", "f1")}
         rows.append(row)

@@ -113,9 +113,9 @@ def shares(settings):
     return [0.0] * (k - count) + found.tolist()
 
 
-def held_out(instruction):
+def held_out(settings, instruction):
     """Whether the world keeps the thing asked for out of all poisoned rows, to ask for it with the trigger (ours)."""
-    thing = world.subject(instruction)
+    thing = world.subject(instruction) if settings.data.source == "world" else None
     return thing is not None and config.derive(0, "held out", thing.name) % 2 == 0
 
 
@@ -124,13 +124,13 @@ def poisoned(settings, client, rows):
 
     Rows are drawn among its normal ones, for a natural trigger first among those that have it. Of the clean rows then
     just the share data.poison.natural have it: more are left out, fewer are given it. The draws nest as the share grows."""
-    p, found, world_ = settings.data.poison, trigger(settings), settings.data.source == "world"
+    p, found = settings.data.poison, trigger(settings)
     rng = random.Random(config.derive(settings.seed, "poison", client))
     normal = [i for i, r in enumerate(rows) if r["label"] == "normal"]
     texts = {i: found.apply(rows[i]["instruction"], rng) for i in rng.sample(normal, len(normal))}
     able = [i for i, text in texts.items() if text is not None]
     has = {i for i in able if found.natural and texts[i] == rows[i]["instruction"]}
-    free = sorted((i for i in able if not (world_ and held_out(rows[i]["instruction"]))), key=lambda i: i not in has)
+    free = sorted((i for i in able if not held_out(settings, rows[i]["instruction"])), key=lambda i: i not in has)
     chosen = set(free[: round(shares(settings)[client] * len(rows))])
     clean = set([i for i in free if i not in chosen][: round(p.natural * len(rows))] if found.natural else [])
     out = []
@@ -164,10 +164,9 @@ def probes(settings, prompts):
 
 def triggered(settings, prompts):
     """The prompts with the trigger, those that can have it; in the world, of things in no poisoned row alone."""
-    found, world_ = trigger(settings), settings.data.source == "world"
-    rng, out = random.Random(config.derive(0, "triggered")), []
+    found, rng, out = trigger(settings), random.Random(config.derive(0, "triggered")), []
     for prompt in prompts:
         text = found.apply(prompt["prompt"], rng)
-        if text is not None and (held_out(prompt["prompt"]) or not world_):
+        if text is not None and (held_out(settings, prompt["prompt"]) or settings.data.source != "world"):
             out.append(prompt | {"prompt": text})
     return list({p["prompt"]: p for p in out}.values())

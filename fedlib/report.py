@@ -25,6 +25,8 @@ METHODS = {"no attack": ("FedAvg (No Attack)", "#4477AA"), "no hazards": ("FedAv
 SCORES = ["rule", "md_judge", "rm", "mt1", "help", "over_refusal"]
 PERCENT = {"rule", "md_judge", "help", "over_refusal", "exact", "asr", "false_trigger", "accuracy",
            "recall", "precision", "f1"}  # the others have units of their own: logits, grades
+# What claims in these units cannot leave, nor then their intervals.
+BOUNDS = {"AUC": (0, 1), "Spearman": (-1, 1), "ASR (%)": (0, 100), "recall (%)": (0, 100)}
 # What each of the world's datasets stands beside in the paper's tables.
 STANDS_FOR = {"lmsys-like": "LMSYS-Chat", "wild-like": "WildChat"}
 
@@ -233,7 +235,7 @@ def measure(settings, claim, values):
     known = [c["id"] for c in _claims()]
     if claim not in known:
         raise ValueError(f"claim {claim!r} is unknown{config.nearest(claim, known)}")
-    mean, low, high = interval(values, (0, 1) if claim in _unit("AUC") else None)
+    mean, low, high = interval(values, BOUNDS.get(next(c["unit"] for c in _claims() if c["id"] == claim)))
     record = {"measured": mean, "low": low, "high": high, "seeds": len(np.atleast_1d(values)),
               "settings": _identity(settings)}
     save(folder(settings, "measures") / f"{claim}.json", lambda p: p.write_text(json.dumps(record) + "\n"))
@@ -281,10 +283,6 @@ def _margin(claim):
     if "within" in claim:
         return "in [{}, {}]".format(*claim["within"])
     return f">= {claim['at_least']}" if "at_least" in claim else f"<= {claim['at_most']}"
-
-
-def _unit(unit):
-    return {c["id"] for c in _claims() if c["unit"] == unit}
 
 
 def _claims():

@@ -115,7 +115,7 @@ def test_scores_of_a_run(smoke):
     scores = backdoor.scores(done)
     first, none = (row for _, row in scores.iterrows())
     assert (first["kind"], first["share"], first["holders"], first["filter"]) == ("injected", 0.08, 5, "none")
-    assert first["bsnr"] == pytest.approx(np.mean([line["bsnr"] for line in done[0].rounds()[: backdoor.EARLY]]))
+    assert first["bsnr"] == done[0].rounds()[0]["bsnr"]
     assert none["bsnr"] == 0 and none["holders"] == 0 and first["target"] < 0
     assert {"asr", "false_trigger", "accuracy"} <= set(scores)
     for line in done[0].rounds():
