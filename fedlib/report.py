@@ -100,7 +100,7 @@ def scores(done):
     """A row a run: seed, dataset, method, aggregator, defended, sampled, clients and the scores of its judges."""
     return pd.DataFrame([{"seed": r.settings.seed, "dataset": "+".join(r.settings.data.benign), "method": method(r.settings),
                           "aggregator": METHODS[r.settings.federation.aggregator][0],
-                          "defended": r.settings.defense.level > 0, "sampled": r.settings.federation.sampled,
+                          "defended": bool(r.settings.defense.level), "sampled": r.settings.federation.sampled,
                           "clients": r.settings.federation.clients, "malicious": r.settings.federation.malicious}
                          | r.scores() for r in done])
 
@@ -158,7 +158,7 @@ def summary(frame, by, columns):
     """Mean and 95% interval over seeds of each column, as text, a row a group of `by`."""
     out, columns = [], [c for c in columns if c in frame]
     for names, part in frame.groupby(by, sort=False):
-        cells = {c: text(part[c], 1 if c in PERCENT else 2) if part[c].notna().all() else "" for c in columns}
+        cells = {c: text(part[c], *((1, (0, 100)) if c in PERCENT else (2,))) if part[c].notna().all() else "" for c in columns}
         out.append(dict(zip(by, names, strict=True)) | cells | {"seeds": len(part)})
     return pd.DataFrame(out)
 
