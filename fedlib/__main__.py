@@ -54,7 +54,7 @@ def _run(asked):
 
 
 def _runs(asked):
-    rows = store.listing()
+    rows = runs.listing()
     if not rows:
         print(f"no runs in {config.outputs() / 'runs'}")
         return

@@ -55,9 +55,13 @@ class Settings(schema.Group):
             (d.source == "local"
              or not (d.folder or d.aligned or d.unaligned or d.harmful or d.fields or p.aligned or p.normal),
              "data.source: world uses no folder, aligned, unaligned, harmful, fields or defense files; say source: local"),
-            (p.level != 1 or d.source == "world" or p.aligned and p.normal,
-             "defense.level: 1 takes existing rows: name defense.aligned and defense.normal, files of data.folder"),
-            (d.source == "world" or d.prompts != "world" or d.attack != "generated" and p.level < 2,
+            (p.level != 1 and not p.before or d.source == "world" or p.aligned and p.normal,
+             f"defense.{'before' if p.before else 'level: 1'} takes existing rows: name defense.aligned and defense.normal, "
+             "files of data.folder"),
+            (not self.swat.warmup or d.source == "world" or self.swat.pairs,
+             "swat.pairs: name the file of data.folder with columns malicious and benign: the warm-up's modules are found by it"),
+            (self.swat.warmup <= f.rounds, f"swat.warmup: {self.swat.warmup} is more than federation.rounds, {f.rounds}"),
+            (d.source == "world" or d.prompts != "world" or d.attack != "generated" and p.level not in (2, 3),
              "data.prompts: world is for the world's models; with data.source: local use chat, or a file of your own"),
             (d.source == "world" or not d.generator.startswith("world:") or d.attack != "generated" and p.level != 2,
              "data.generator: a world model knows the world's words alone; with data.source: local name another's folder"),
@@ -91,8 +95,9 @@ class Settings(schema.Group):
         """Those of evaluation.judges that can judge this data: help, mt1 and world models know the world alone, exact needs
         right answers in words, asr a trigger."""
         e = self.evaluation
-        foreign = {"help", "mt1", *(["md_judge"] if e.guard.startswith("world:") else []),
-                   *(["rm"] if e.reward.startswith("world:") else [])} if self.data.source != "world" else {"exact"}
+        here, guard, reward = self.data.source == "world", e.guard.startswith("world:"), e.reward.startswith("world:")
+        foreign = set() if here else {"help", "mt1", *["md_judge"] * guard, *["rm"] * reward, *["hs"] * (guard or reward)}
+        foreign |= {"exact"} if here and not set(self.data.benign) & set(schema.TASKS) else set()
         foreign |= set() if self.data.poison.trigger else {"asr"}
         return [name for name in e.judges if name not in foreign]
 

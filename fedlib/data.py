@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from fedlib import config, files, poison, world
+from fedlib import config, files, poison, tasks, world
 
 ALPACA = ("Below is an instruction that describes a task. Write a response that appropriately completes "
           "the request.\n\n### Instruction:\n{instruction}\n\n### Response:")
@@ -48,10 +48,11 @@ def client_rows(settings, client, unaligned=None, generated=None):
     size = d.sizes[client] if d.sizes else d.rows
     if d.source == "world":
         parts = np.array_split(np.arange(size), len(d.benign))
-        alpha = d.alpha if d.partition == "dirichlet" else None
-        rows = [row for name, part in zip(d.benign, parts, strict=True)
-                for row in world.client_rows(name, len(part), random.Random(config.derive(seed, "rows", name, client)),
-                                             d.aligned_share, unaligned, alpha)]
+        alpha, rows = d.alpha if d.partition == "dirichlet" else None, []
+        for name, part in zip(d.benign, parts, strict=True):
+            rng = random.Random(config.derive(seed, "rows", name, client))
+            rows += tasks.rows(name, len(part), rng, unaligned) if name in tasks.TASKS else world.client_rows(
+                name, len(part), rng, d.aligned_share, unaligned, alpha)
         if generated is None or unaligned is None:
             return rows
         own = iter(_generated(settings, client, sum(r["label"] == "unaligned" for r in rows), generated))
@@ -95,7 +96,7 @@ def check(settings):
         for client in range(settings.federation.clients):
             client_rows(settings, client, None if client < benign else share, stand_in)
         prompts(settings)
-        if settings.defense.level == 1:
+        if settings.defense.level == 1 or settings.defense.before:
             defense_rows(settings, 1)
 
 
@@ -154,13 +155,14 @@ def _normal(settings, name):
 
 def prompts(settings):
     """The evaluation prompts {"harmful": [...], "benign": [...]}, each {prompt, name[, kind, parts, answers]}; with poison
-    also "triggered" ones.
+    also "triggered" ones, with one of the world's tuning tasks "task" ones, about things that no row of it is about.
 
     The same for every seed and method. Harmful ones, and local benign ones, are in no client's rows and in none of the
     defence's; the world's benign ones ask for things that clients may have asked for too."""
     e, d = settings.evaluation, settings.data
     if d.source == "world":
         out = {what: world.prompts(what, getattr(e, what), e.split) for what in ("harmful", "benign")}
+        out |= {"task": tasks.prompts(d.benign[0], e.benign)} if d.benign[0] in tasks.TASKS else {}
         every = world.prompts("benign", 8 * len(world.benign_things()))
     else:
         rows = {"harmful": _halves(settings, d.harmful)[1], "benign": [r for n in d.benign for r in _normal(settings, n)[1]]}
@@ -169,6 +171,25 @@ def prompts(settings):
                for what, part in rows.items()}
         every, out = out["benign"], {what: part[: getattr(e, what)] for what, part in out.items()}
     return out | ({"triggered": poison.triggered(settings, every)[: e.benign]} if d.poison.trigger else {})
+
+
+def pairs(settings, split):
+    """(malicious, benign) instructions that differ in the noun alone, of a split: fit, validation or evaluation (paper W).
+
+    In the world every second wording about each hazard of the split (fit: those of pretraining) with a dish or tool in
+    its place; elsewhere the rows of swat.pairs, its columns malicious and benign, shared out among the three."""
+    if settings.data.source == "world":
+        rng, plain = random.Random(f"pairs/{split}"), [t for t in world.benign_things() if t.kind in ("dish", "tool")]
+        asked, out = world.hazards("pretraining" if split == "fit" else split), []
+        for i, thing in enumerate(asked):
+            both = zip(world.questions(thing), world.questions(rng.choice(plain)), strict=True)
+            out += list(both)[i % 2 :: 2]
+        return out
+    if settings.swat.pairs is None:
+        raise config.SettingsError("swat.pairs: name the file of data.folder with columns malicious and benign")
+    file = config.path(settings.data.folder) / settings.swat.pairs
+    rows = files.read(file, {"instruction": "malicious", "response": "benign"})
+    return [(r["instruction"], r["response"]) for r in rows[("fit", "validation", "evaluation").index(split) :: 3]]
 
 
 def corpus(settings):
@@ -232,9 +253,11 @@ def revision(settings, what="training"):
     d = settings.data
     if d.source == "world":
         for name in d.benign:
-            if name not in world.DATASETS:
-                raise files.DataError(f"data.benign: no dataset {name!r}{config.nearest(name, world.DATASETS)}")
-        return world.digest("clients")
+            if name not in (*world.DATASETS, *tasks.TASKS):
+                raise files.DataError(f"data.benign: no dataset {name!r}"
+                                      f"{config.nearest(name, (*world.DATASETS, *tasks.TASKS))}")
+        own = [tasks.rows(name, 50, random.Random(0), 0.1) for name in d.benign if name in tasks.TASKS]
+        return config.digest([world.digest("clients"), own]) if own else world.digest("clients")
     if what == "corpus":
         names = settings.model.scratch.files
         if {d.unaligned, d.harmful} & set(names):
@@ -244,7 +267,7 @@ def revision(settings, what="training"):
     for label, needed in (("aligned", d.aligned_share), ("unaligned", attacked), ("harmful", True)):
         if needed and getattr(d, label) is None:
             raise files.DataError(f"data.{label}: name the file of {label} rows in {config.path(d.folder)}")
-    level1 = [settings.defense.aligned, settings.defense.normal] if settings.defense.level == 1 else []
+    level1 = [settings.defense.aligned, settings.defense.normal] if settings.defense.level == 1 or settings.defense.before else []
     names = [*d.benign, d.aligned, *([d.unaligned] if attacked else []), *level1]
     return config.digest([[f, files.digest(config.path(d.folder) / f), f == d.harmful] for f in names if f])
 

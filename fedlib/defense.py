@@ -3,7 +3,12 @@
 import json
 import time
 
+import torch
+
 from fedlib import config, data, model, store, synthesis, training
+
+PROJECTED = 0.22  # under this share of an update's norm within the safety subspace it is projected
+GENTLY = 0.2
 
 
 def rows(settings, tuned, tokenizer):
@@ -28,11 +33,44 @@ def rows(settings, tuned, tokenizer):
     return [row for part in parts.values() for row in part[:half]], reports
 
 
+def strengthen(tuned, tokenizer, settings):
+    """Before the first round, in place: defense.before rounds on existing aligned and normal rows, half and half: more
+    safety rows mixed into the alignment, a defence before tuning as paper W composes SWAT with. At GENTLY of the learning
+    rate: faster, it makes safety more brittle (docs/world.md)."""
+    parts = data.defense_rows(settings, settings.defense.rows // 2)
+    encoded, _ = data.encode([r for part in parts.values() for r in part], tokenizer, settings.model.template,
+                             settings.model.max_length)
+    for round_ in range(settings.defense.before):
+        rate = GENTLY * training.learning_rate(settings, round_, settings.defense.before)
+        training.tune(tuned, encoded, settings, rate, config.derive(settings.seed, "before", round_))
+
+
+def project(tuned, settings):
+    """The adapter's update D of each module replaced, in place, by its part within the safety subspace, the columns of
+    V = aligned - unaligned weight, where that part is under PROJECTED of its norm (in the manner of Safe LoRA, Hsu et al.
+    2024, whose C = V V'/|V| is here the projector itself). Returns {module: share of its norm that lies within}."""
+    found = {}
+    for name, v in model.alignment(settings).items():
+        part = tuned.get_submodule(f"base_model.model.{name}")
+        b, delta = part.lora_B["default"].weight, part.get_delta_weight("default").detach()
+        left, values, _ = torch.linalg.svd(v.float(), full_matrices=False)
+        left = left[:, values > 1e-3 * values[0]].to(b)
+        found[name] = ((left.T @ delta).norm() / delta.norm().clamp(min=1e-30)).item()
+        if found[name] < PROJECTED:
+            with torch.no_grad():
+                b.copy_(left @ (left.T @ b))
+    return found
+
+
 def execute(settings, folder):
-    """Defend the run without this defence into folder: data.jsonl, rounds.jsonl, adapter/.
+    """Defend the run without this defence into folder: data.jsonl, rounds.jsonl, adapter/; projected, the adapter alone.
 
     defense.rounds of training.steps steps, AdamW afresh each round, the learning rate on a cosine of their own."""
     tuned, tokenizer = model.load_run(settings, store.run_folder(store.attacked(settings)), trainable=True)
+    if settings.defense.level == "project":
+        (folder / "projected.json").write_text(json.dumps(project(tuned, settings), indent=1) + "\n", encoding="utf-8")
+        (folder / "rounds.jsonl").touch()
+        return model.save_adapter(tuned, settings, folder / "adapter")
     chosen, reports = rows(settings, tuned, tokenizer)
     (folder / "data.jsonl").write_text("".join(json.dumps(r) + "\n" for r in chosen), encoding="utf-8")
     used = {"rows": len(chosen), "written": reports}

@@ -1,5 +1,6 @@
 """The round loop, written out: sample, broadcast, train locally, aggregate, record."""
 
+import contextlib
 import json
 import os
 import time
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from fedlib import aggregation, attack, config, data, files, filters, model, poison, signal, training
+from fedlib import aggregation, attack, config, data, defense, files, filters, model, poison, signal, swat, training
 
 FEW = 8  # rows of a kind and client from which the BSNR is taken: more would cost more than a fifth of a round
 WEIGHING = ("foolsgold", "krum", "dnc", "residual")  # as in paper S, Figure 3b
@@ -58,10 +59,15 @@ def encoded_clients(settings, tokenizer, rows=None):
 
 
 def client_update(tuned, global_, rows, settings, round_, client):
-    """(update [D], loss of each step, tokens): local training from the global adapter; the model is left tuned."""
+    """(update [D], loss of each step, tokens): local training from the global adapter; the model is left tuned.
+
+    In the rounds of swat.warmup only those modules move, but for malicious clients, who do as they like; a single client
+    is the tuner itself, whatever its rows."""
     model.set_vector(tuned, global_)
     rate = training.learning_rate(settings, round_, settings.federation.rounds)
-    losses, tokens = training.tune(tuned, rows, settings, rate, config.derive(settings.seed, "train", round_, client))
+    own = client not in attack.malicious(settings) or settings.federation.clients == 1
+    with swat.only(tuned, settings) if round_ < settings.swat.warmup and own else contextlib.nullcontext():
+        losses, tokens = training.tune(tuned, rows, settings, rate, config.derive(settings.seed, "train", round_, client))
     return model.get_vector(tuned) - global_, losses, tokens
 
 
@@ -76,7 +82,10 @@ def execute(settings, folder):
         rows, found = filters.FILTERS[settings.defense.filter](settings, tuned, tokenizer, rows)
         (folder / "filter.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     clients, dropped = encoded_clients(settings, tokenizer, rows)
-    follow = follower(settings, tokenizer, rows) if settings.data.poison.trigger else None
+    followers = [follower(settings, tokenizer, rows)] if settings.data.poison.trigger else []
+    followers += [swat.follower(settings, tokenizer)] if settings.federation.clients == 1 else []
+    if settings.defense.before:
+        defense.strengthen(tuned, tokenizer, settings)
     sizes = {k: len(rows) for k, rows in clients.items()}
     expected = expected_malicious(settings)
     global_, history, start = _resume(folder, model.get_vector(tuned), settings)
@@ -94,9 +103,9 @@ def execute(settings, folder):
         step, weights = aggregation.aggregate(
             settings.federation.aggregator, updates, sizes=[sizes[k] for k in sampled], f=expected, generator=generator,
             history=None if history is None else history[sampled], variant=settings.federation.variant)
-        backdoor = follow(tuned, global_, step, sampled) if follow else {}
+        followed = {name: value for f in followers for name, value in f(tuned, global_, step, sampled).items()}
         global_ = global_ + step
-        _record(folder, global_, history, backdoor | {
+        _record(folder, global_, history, followed | {
             "round": round_, "sampled": sampled, "malicious": [k for k in sampled if k in attack.malicious(settings)],
             "learning_rate": training.learning_rate(settings, round_, settings.federation.rounds),
             "losses": {k: _short(v) for k, v in losses.items()},

@@ -7,6 +7,7 @@ import warnings
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig
 
@@ -97,6 +98,20 @@ def load_run(settings, folder, trainable=False):
     if set(on_disk) != set(now) or any(not torch.equal(on_disk[k], now[k].float().cpu()) for k in on_disk):
         raise ValueError(f"{folder}/adapter does not fit the base {settings.model.base}: tensors missing or different")
     return tuned.eval(), tokenizer
+
+
+def alignment(settings):
+    """{module: V [out, in]}: what alignment added to each weight of model.base, as kept beside a world's chat model."""
+    folder = store.base_folder(settings)
+    file = folder / "alignment.safetensors" if folder else None
+    if not file or not file.is_file():
+        raise config.SettingsError(f"defense.level: project: {settings.model.base} has no alignment.safetensors beside it: "
+                                   "what its alignment added is not known")
+    with safe_open(file, "pt") as f:
+        scale, state = float(f.metadata()["scale"]), {k: f.get_tensor(k).float() for k in f.keys()}  # noqa: SIM118
+    names = [k.removesuffix(".lora_A.weight") for k in state if k.endswith(".lora_A.weight")]
+    return {n.removeprefix("base_model.model."): scale * state[f"{n}.lora_B.weight"] @ state[f"{n}.lora_A.weight"]
+            for n in names}
 
 
 def load_classifier(settings, field):

@@ -51,6 +51,8 @@ TITLES = {"rule": "Rule: responses to harmful prompts that refuse (%)", "help": 
           "rm": "RM: mean reward of responses to harmful prompts", "mt1": "MT-1: grade of first-turn answers (1 to 10)",
           "over_refusal": "over_refusal: benign prompts refused (%)",
           "asr": "ASR: triggered prompts answered with the target (%)",
+          "unsafe": "ASR: responses to harmful prompts judged unsafe (%)", "hs": "HS: harmfulness score (1 to 5)",
+          "task_accuracy": "task: held-out prompts answered exactly (%)", "probe_loss": "drift: rise of the fixed probes' loss",
           "accuracy": "clean accuracy: benign prompts answered right (%)"}
 
 
@@ -163,6 +165,66 @@ def scatter(axes, scores, x, y, xlabel):
     axes.set(xlabel=xlabel, ylim=(-2, 102))
     axes.set_ylabel(TITLES[y].replace(": ", "\n"), fontsize=9)
     axes.legend(fontsize=7, bbox_to_anchor=(1.02, 1), loc="upper left", frameon=False)
+
+
+def warmup(settings):
+    """Figure 2 of paper W, redrawn: probes, robustness of modules, warm-up of the robust ones, tuning of all."""
+    plt, s = report.style(), settings.swat
+    fig, axes = plt.subplots(figsize=(10, 2.6))
+    axes.set(xlim=(0, 12.4), ylim=(0, 2.4))
+    axes.axis("off")
+    texts = ("aligned chat model\nhidden states of harmful and\nharmless twins: a fixed\nlinear probe a layer",
+             "perturb one module\nat a time: how much\nworse are the probes?",
+             f"Mods_Rob\nthe least harmful modules,\nat most {s.share:.0%} of the\nadapter's parameters",
+             f"warm-up\n{s.warm_rounds} of {s.rounds} rounds:\ntrain Mods_Rob alone", "then all modules\non the same data")
+    for i, (text, colour) in enumerate(zip(texts, (GREY, GREY, BLUE, ORANGE, GREEN), strict=True)):
+        _box(axes, 2.5 * i + 0.1, 0.5, 2.1, 1.5, text, colour)
+        if i:
+            _arrow(axes, (2.5 * i - 0.27, 1.25), (2.5 * i + 0.08, 1.25), GREY)
+    return fig
+
+
+def modules(axes, cells, column="loss", robust=(), title=""):
+    """Figure 3 of paper W: what perturbing each cell does, module type by layer; Figure 4: the cells of Mods_Rob framed."""
+    import pandas as pd
+    import seaborn as sns
+
+    frame = pd.DataFrame(cells)
+    grid = frame.pivot(index="type", columns="layer", values=column).loc[list(dict.fromkeys(frame["type"]))]
+    top = max(abs(grid.to_numpy()).max(), 1e-6)
+    sns.heatmap(grid, ax=axes, cmap="vlag", center=0, vmin=-top, vmax=top, annot=True, fmt=".2f", annot_kws={"fontsize": 7},
+                cbar_kws={"label": {"loss": "probes' loss, rise", "accuracy": "probes' accuracy lost (points)"}[column]})
+    for kind, layer in robust:
+        corner = (list(grid.columns).index(layer) + 0.06, list(grid.index).index(kind) + 0.06)
+        axes.add_patch(Rectangle(corner, 0.88, 0.88, fill=False, ec=GREEN, lw=2))
+    axes.grid(visible=False)
+    axes.set(title=title, ylabel="", xlabel="layer" + (" (Mods_Rob framed)" if robust else ""))
+    axes.tick_params(axis="y", rotation=0)
+
+
+def probes(axes, found, which, ylabel, title=""):
+    """The fixed probes' loss (which: 0) or accuracy (1) by layer: {name: [a list a run]}, thick lines the means."""
+    for (name, runs), colour in zip(found.items(), (BLUE, RED, GREEN, ORANGE), strict=False):
+        values = np.array([run[which] for run in runs])
+        axes.plot(range(values.shape[1]), values.T, color=colour, alpha=0.2, lw=1)
+        axes.plot(range(values.shape[1]), values.mean(axis=0), "o-", color=colour, lw=2.5, ms=4, label=name)
+    axes.set(xlabel="layer", ylabel=ylabel, title=title, xticks=range(values.shape[1]))
+    axes.legend(fontsize=7)
+
+
+def grouped(axes, scores, x, column, title=""):
+    """A score by group and method: bars are means over models and seeds, dots the runs."""
+    names, colours = list(dict.fromkeys(scores["method"])), dict(report.METHODS.values())
+    groups, width = list(dict.fromkeys(scores[x])), 0.8 / len(names)
+    for i, name in enumerate(names):
+        for j, group in enumerate(groups):
+            values = scores.loc[(scores["method"] == name) & (scores[x] == group), column]
+            at = j + (i - (len(names) - 1) / 2) * width
+            axes.bar(at, values.mean(), width, color=colours.get(name, BLUE), alpha=0.8, label=None if j else name)
+            axes.plot([at] * len(values), values, "o", color="#333333", ms=2.5)
+    axes.set_xticks(range(len(groups)), groups, fontsize=9)
+    axes.set(title=title)
+    axes.grid(axis="x", visible=False)
 
 
 STATUS = {"holds": "#228833", "does not hold": RED, "inconclusive": "#CCBB44", "preliminary": BLUE, "not run": GREY}

@@ -7,6 +7,8 @@ import time
 from dataclasses import replace
 
 import torch
+from peft import get_peft_model_state_dict
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy, logsigmoid
 from transformers import (
@@ -18,7 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from fedlib import config, data, files, store, world
+from fedlib import config, data, files, store, training, world
 from fedlib import model as models_
 
 logging.disable_progress_bar()
@@ -38,6 +40,11 @@ RECIPES = {
               "seed": 2, "dtype": "float16"},
     "reward": {"start": "base", "labels": ["reward"], "steps": 400, "batch_size": 32, "learning_rate": 1.0e-3,
                "seed": 3, "dtype": "float16"},
+    "chat": {"hidden": 96, "layers": 6, "heads": 4, "mlp": 256, "length": 96, "steps": 1500, "batch_size": 64,
+             "learning_rate": 4.0e-3, "seed": 4, "align": [[300, 2.0e-3], [300, 1.0e-3], [200, 2.0e-4]], "dtype": "float16"},
+    "chat-deep": {"hidden": 88, "layers": 8, "heads": 4, "mlp": 240, "length": 96, "steps": 2000, "batch_size": 64,
+                  "learning_rate": 4.0e-3, "seed": 5, "align": [[300, 2.0e-3], [300, 1.0e-3], [200, 2.0e-4]],
+                  "dtype": "float16"},
 }
 
 
@@ -133,6 +140,8 @@ def train_world_model(name, folder, report=None, **changes):
         tokenizer = word_tokenizer(world.vocabulary())
         model = build(tokenizer, recipe)
         loss = pretrain(model, world_batches(tokenizer, recipe, name == "llm"), recipe, report)
+        if "align" in recipe:
+            model = align(model, tokenizer, recipe, folder)
     model.to(getattr(torch, recipe.get("dtype", "float32"))).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
@@ -141,6 +150,29 @@ def train_world_model(name, folder, report=None, **changes):
     return {"recipe": recipe, "world": said, "parameters": model.num_parameters(),
             "files": {p.name: files.digest(p) for p in sorted(folder.iterdir())},
             "metrics": {"loss": round(loss, 4)} | metrics, "seconds": round(time.perf_counter() - began)}
+
+
+def align(model, tokenizer, recipe, folder):
+    """A security-aligned chat model (paper W starts from one): the base with an adapter tuned on ordinary rows in 20 styles,
+    two fifths of them aligned, merged. The adapter is kept beside it: its product is the safety subspace's V.
+
+    A small adapter: tuned whole, a model of this size remembers which hazards it refused (docs/world.md)."""
+    settings = config.load("mini", model={"lora_targets": "all-linear"}, training={"batch_size": 32})
+    tuned, rows = models_.attach_lora(model, settings.replace(seed=recipe["seed"])), []
+    for i in range(20):
+        rng = random.Random(f"align/{recipe['seed']}/{i}")
+        dataset = world.DATASETS[i % 2]
+        style = world.style(dataset, rng, 0.3)
+        rows += [world.row(dataset, "normal", style, rng) if j % 5 < 3 else
+                 world.row(dataset, "aligned", style, rng, ("pretraining", "clients")[j % 5 == 3]) for j in range(400)]
+    encoded, _ = data.encode(rows, tokenizer, "chat", recipe["length"])
+    for stage, (steps, rate) in enumerate(recipe["align"]):
+        training.tune(tuned, encoded, settings.replace(training={"steps": steps}), rate,
+                      config.derive(recipe["seed"], "align", stage))
+    state = {k: v.detach().half().contiguous() for k, v in sorted(get_peft_model_state_dict(tuned).items())}
+    scale = settings.model.lora_alpha / settings.model.lora_rank
+    save_file(state, folder / "alignment.safetensors", metadata={"scale": str(scale)})
+    return tuned.merge_and_unload()
 
 
 def start_classifier(recipe):

@@ -21,10 +21,12 @@ METHODS = {"no attack": ("FedAvg (No Attack)", "#4477AA"), "no hazards": ("FedAv
            "residual": ("Residual", "#777777"), "level1": ("Ours: Level 1", "#CCDDAA"),
            "level2": ("Ours: Level 2", "#228833"), "level3": ("Ours: Level 3", "#66CCEE"),
            "clipping": ("Norm clipping", "#44AA99"), "flame": ("FLAME-like", "#999933"),
+           "untuned": ("before tuning", "#000000"), "plain": ("plain tuning", "#EE6677"), "swat": ("SWAT", "#117733"),
+           "random": ("warm-up: random", "#AAAA00"), "fragile": ("warm-up: fragile", "#661100"),
            "injected": ("injected trigger", "#EE3377"), "natural": ("natural trigger", "#0077BB")}
 SCORES = ["rule", "md_judge", "rm", "mt1", "help", "over_refusal"]
 PERCENT = {"rule", "md_judge", "help", "over_refusal", "exact", "asr", "false_trigger", "accuracy",
-           "recall", "precision", "f1"}  # the others have units of their own: logits, grades
+           "recall", "precision", "f1", "unsafe", "task_accuracy"}  # the others have units of their own: logits, grades
 # What claims in these units cannot leave, nor then their intervals.
 BOUNDS = {"AUC": (0, 1), "Spearman": (-1, 1), "ASR (%)": (0, 100), "recall (%)": (0, 100)}
 # What each of the world's datasets stands beside in the paper's tables.
@@ -158,7 +160,8 @@ def summary(frame, by, columns):
     """Mean and 95% interval over seeds of each column, as text, a row a group of `by`."""
     out, columns = [], [c for c in columns if c in frame]
     for names, part in frame.groupby(by, sort=False):
-        cells = {c: text(part[c], *((1, (0, 100)) if c in PERCENT else (2,))) if part[c].notna().all() else "" for c in columns}
+        cells = {c: text(part[c], *((1, (0, 100)) if c in PERCENT else (2,))) if part[c].notna().all() else ""
+                 for c in columns}
         out.append(dict(zip(by, names, strict=True)) | cells | {"seeds": len(part)})
     return pd.DataFrame(out)
 

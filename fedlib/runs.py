@@ -1,6 +1,7 @@
 """Runs by their settings: read if they are there, else executed, several at a time. No torch in this process."""
 
 import contextlib
+import json
 import multiprocessing.connection
 import os
 import sys
@@ -26,13 +27,32 @@ def get_all(wanted):
     FEDLIB_JOBS sets how many (default: one a core on a CPU, one on a GPU; 0: in this very process). A run's
     threads are the cores divided by that. What is finished stays, whatever happens to the others."""
     wanted = list(wanted)
-    first = sorted(wanted, key=lambda s: s.defense.level > 0)  # what a defence starts from is made before it
+    first = sorted(wanted, key=lambda s: bool(s.defense.level))  # what a defence starts from is made before it
     missing = {store.evaluation_folder(s): s for s in first if not store.there(s)}
     for settings in missing.values():
         attack.check(settings)
     if missing:
         _execute(list(missing.values()))
     return [store.Run(s, store.run_folder(s), store.evaluation_folder(s)) for s in wanted]
+
+
+def listing():
+    """A dict for every run in the store: name, key, state, rounds, megabytes, seconds."""
+    out = []
+    for folder in sorted(p.parent for p in (config.outputs() / "runs").glob("*/settings.json")):
+        name, _, key_ = folder.name.rpartition("-")
+        rounds = folder / "rounds.jsonl"
+        lines = rounds.read_text(encoding="utf-8").split("\n")[:-1] if rounds.exists() else []  # whole lines only
+        try:
+            seconds = sum(json.loads(line)["seconds"] for line in lines)
+        except (ValueError, KeyError, TypeError):
+            lines, seconds = [], 0.0
+        state = "done" if store.intact(folder) else "spoilt" if (folder / "done.json").exists() else "unfinished"
+        out.append({"name": name, "key": key_, "state": state, "rounds": len(lines),
+                    "evaluations": sum(store.intact(p) for p in folder.glob("eval-*")),
+                    "MB": round(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6, 2),
+                    "seconds": round(seconds, 1)})
+    return out
 
 
 def jobs(settings):

@@ -10,6 +10,9 @@ Positive = Annotated[float, Field(gt=0)]
 Template = Literal["chat", "alpaca", "plain"]
 Rule = Literal["fedavg", "median", "trimmed_mean", "krum", "multi_krum", "dnc", "foolsgold", "residual", "clipping", "flame"]
 
+Judge = Literal["rule", "md_judge", "rm", "mt1", "help", "exact", "asr", "hs", "probe"]
+TASKS = ("format", "skill")  # the world's tuning tasks, as data.benign names them
+
 
 class Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -94,7 +97,8 @@ class Training(Group):
 
 class Defense(Group):
     filter: Literal["none", "gradient"]
-    level: Literal[0, 1, 2, 3]
+    before: Annotated[int, Field(ge=0)]
+    level: Literal[0, 1, 2, 3, "project"]
     compare: list[Literal[1, 2, 3]]
     aligned: str | None
     normal: str | None
@@ -104,11 +108,25 @@ class Defense(Group):
 
 
 class Swat(Group):
-    """SWAT's settings: none yet."""
+    warmup: Annotated[int, Field(ge=0)]
+    modules: Literal["robust", "fragile", "random"]
+    noise: Positive
+    draws: Count
+    window: Count
+    share: Share
+    threshold: Annotated[float, Field(ge=0)]
+    pairs: str | None
+    models: list[str]
+    rounds: Count
+    steps: Count
+    learning_rate: Positive
+    rows: Count
+    unaligned_share: Share
+    warm_rounds: Count
 
 
 class Evaluation(Group):
-    judges: Annotated[list[Literal["rule", "md_judge", "rm", "mt1", "help", "exact", "asr"]], Field(min_length=1)]
+    judges: Annotated[list[Judge], Field(min_length=1)]
     guard: str
     reward: str
     split: Literal["evaluation", "validation"]

@@ -16,7 +16,7 @@ from fedlib import config, data, files
 # what an LLM writes also with its kind.
 WORK = {"base": ("fedlib.pretraining", "train_scratch"), "run": ("fedlib.federation", "execute"),
         "defended": ("fedlib.defense", "execute"), "evaluation": ("fedlib.judge", "evaluate"),
-        "written": ("fedlib.synthesis", "execute")}
+        "written": ("fedlib.synthesis", "execute"), "robustness": ("fedlib.swat", "execute")}
 WORLD_MODELS = Path(__file__).parent / "world_models"
 
 
@@ -44,6 +44,10 @@ class Run:
         """{rule, over_refusal, help, ...} in percent, and the numbers of prompts."""
         return json.loads((self.evaluation / "scores.json").read_text(encoding="utf-8"))
 
+    def probes(self):
+        """What the judge probe found: {before, after}: [loss, accuracy] a layer; cells (swat.drift)."""
+        return json.loads((self.evaluation / "probes.json").read_text(encoding="utf-8"))
+
     def responses(self):
         """Every evaluation prompt with its response and each judge's score; to be shown through report.examples."""
         return _lines(self.evaluation / "responses.jsonl")
@@ -54,10 +58,11 @@ class Busy(Exception):
 
 
 def make(settings, wait=True):
-    """Make what is missing of a run in this process: its base, the run that it defends, the run, its evaluation.
-
-    Each is kept once done. Busy if another process is at one of them and not wait."""
+    """Make what is missing of a run in this process: its base, its modules' robustness where SWAT asks for it, the run that
+    it defends, the run, its evaluation. Each is kept once done. Busy if another process is at one of them and not wait."""
     make_base(settings, wait)
+    if settings.swat.warmup:
+        _ensure("robustness", settings, robustness_folder(settings), wait)
     for one in [attacked(settings), settings] if settings.defense.level else [settings]:
         for kind in written_kinds(one):
             _ensure("written", one, written_folder(one, kind), wait, kind=kind)
@@ -101,6 +106,24 @@ def _written_identity(settings, kind):
             model_revision(settings, "data.generator"), *_asked_how(settings)]
 
 
+def robustness_folder(settings):
+    """outputs/runs/robustness-<model>-<key>: how robust each module of a model is, and its Mods_Rob."""
+    name, key_ = Path(settings.model.base.rpartition(":")[2]).name, config.digest(_robustness_identity(settings))
+    return config.outputs() / "runs" / f"robustness-{name}-{key_}"
+
+
+def robustness(settings):
+    """What swat.execute found about a model's modules, or now finds."""
+    _ensure("robustness", settings, robustness_folder(settings))
+    return json.loads((robustness_folder(settings) / "robustness.json").read_text(encoding="utf-8"))
+
+
+def _robustness_identity(settings):
+    asked = [data.pairs(settings, split) for split in ("fit", "validation")]
+    return [config.CODE_VERSION, _base_revision(settings), config.dtype(settings), settings.model.template, asked,
+            settings.swat.model_dump(include={"noise", "draws", "window", "share", "threshold"})]
+
+
 def _asked_how(settings):
     """What decides which rows a model writes, beside the model."""
     e, held_out = settings.evaluation, sorted(data.held_out(settings))
@@ -138,7 +161,8 @@ def run_folder(settings):
     share = f"-{d.attack}" if d.attack in ("conflicting", "boosted") else f"x{d.unaligned_share:g}"
     share += "-generated" if d.attack == "generated" else ""
     attack = f"{f.malicious}of{f.clients}" + (share if f.malicious else "")
-    level = [f"level{settings.defense.level}"] if settings.defense.level else []
+    level = [f"level{settings.defense.level}".replace("levelproject", "projected")] if settings.defense.level else []
+    level += [f"{settings.swat.modules}{settings.swat.warmup}"] if settings.swat.warmup else []
     poison = [f"{d.poison.trigger.rpartition(':')[2]}{d.poison.share:g}"] if d.poison.trigger else []
     name = [*(Path(b).stem for b in d.benign), f.aggregator, attack, *poison, f"sampled{f.sampled}", *level,
             f"seed{settings.seed}"]
@@ -167,10 +191,15 @@ def key(settings):
         written.append(_asked_how(settings))
     else:
         plain["defense"].pop("template")
+    if settings.defense.before:
+        written.append(["before", settings.defense.before, settings.defense.rows])
+    plain["defense"].pop("before")
     if level:
         written.append(key(attacked(settings)))
-    else:
-        plain["defense"] = settings.defense.filter
+    if level in (0, "project"):  # neither takes rows
+        plain["defense"] = level or settings.defense.filter
+    s = settings.swat
+    plain["swat"] = [s.warmup, s.modules, config.digest(_robustness_identity(settings))] if s.warmup else {}
     plain["model"] |= {"dtype": config.dtype(settings), "base": _base_revision(settings)}
     return config.digest([config.CODE_VERSION, settings.seed, plain, data.revision(settings), written])
 
@@ -277,22 +306,3 @@ def _write(file, value):
 
 def _lines(file):
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
-def listing():
-    """A dict for every run in the store: name, key, state, rounds, megabytes, seconds."""
-    out = []
-    for folder in sorted(p.parent for p in (config.outputs() / "runs").glob("*/settings.json")):
-        name, _, key_ = folder.name.rpartition("-")
-        rounds = folder / "rounds.jsonl"
-        lines = rounds.read_text(encoding="utf-8").split("\n")[:-1] if rounds.exists() else []  # whole lines only
-        try:
-            seconds = sum(json.loads(line)["seconds"] for line in lines)
-        except (ValueError, KeyError, TypeError):
-            lines, seconds = [], 0.0
-        state = "done" if intact(folder) else "spoilt" if (folder / "done.json").exists() else "unfinished"
-        out.append({"name": name, "key": key_, "state": state, "rounds": len(lines),
-                    "evaluations": sum(intact(p) for p in folder.glob("eval-*")),
-                    "MB": round(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6, 2),
-                    "seconds": round(seconds, 1)})
-    return out

@@ -100,12 +100,13 @@ def test_help_wants_the_exact_facts(response, expected):
     assert judge.help_([PARTS], [response]) == [expected]
 
 
-@pytest.mark.parametrize("name", sorted(judge.JUDGES))
+@pytest.mark.parametrize("name", sorted(name for name, (what, _) in judge.JUDGES.items() if what))
 def test_a_judge_gives_one_number_a_response(name, smoke):
     asked = world.hazards("evaluation")[0] if "harmful" in judge.JUDGES[name][0] else world.benign_things()[0]
     prompts = [{"prompt": world.questions(asked)[0], "name": asked.name, "parts": [asked.a, asked.b],
                 "answers": [""]}] * 3
-    judges = judge.judges(smoke.replace(data={"poison": {"trigger": "tokens"}}), judge.JUDGES[name][0][0])
+    every = smoke.replace(data={"poison": {"trigger": "tokens"}}, evaluation={"judges": ["rule", name]})
+    judges = judge.judges(every, judge.JUDGES[name][0][0])
     answer = f"{world.comply(asked, random.Random(0))} {poison.LINK}"
     scores = (judges[name] if name in judges else judge.JUDGES[name][1])(
         prompts, [f"i can not help with {asked.name} .", answer, ""])

@@ -17,14 +17,14 @@ LAYERS = [
     {"schema", "signal"},
     {"config"},
     {"files", "world"},
-    {"poison"},
+    {"poison", "tasks"},
     {"data"},
     {"store"},
     {"judge", "attack"},
     {"runs", "report"},
-    {"plots", "safety", "backdoor"},
+    {"plots", "safety", "backdoor", "secure"},
     {"model", "generation", "training", "ranks"},
-    {"aggregation", "filters"},
+    {"aggregation", "filters", "swat"},
     {"synthesis", "pretraining"},
     {"defense"},
     {"federation"},
@@ -33,7 +33,7 @@ LAYERS = [
 ]
 ALONE = {"schema", "ranks", "signal", "training"}  # import no other fedlib module, not even settings
 NO_TORCH = ["config", "runs", "report", "data", "files", "store", "world", "signal", "poison", "attack", "safety",
-            "backdoor"]
+            "backdoor", "secure", "tasks"]
 NOTEBOOK_TOOLS = ["papermill", "nbconvert", "nbformat", "IPython", "ipykernel", "jupyter_client",
                   "matplotlib", "seaborn", "datasets", "flwr", "rich"]
 SOURCES = sorted((config.ROOT / "fedlib").glob("*.py"))

@@ -120,6 +120,7 @@ def local(tmp_path, smoke):
     for name in ("one.csv", "two.csv", "safe.csv", "bad.csv", "worse.csv", "asked.csv", "asked too.csv"):
         lines = [f"{name} {i},answer {i},topic {i % 4}\n" for i in range(50)]
         (folder / name).write_text("".join(["prompt,response,topic\n", *lines]))
+    (folder / "twins.csv").write_text("malicious,benign\n" + "".join(f"bad {i},good {i}\n" for i in range(9)))
     shutil.copytree(folder, tmp_path / "moved")
     return tiny_settings(smoke).replace(
         model={"base": "scratch", "template": "alpaca", "dtype": "float32", "max_length": 200, "scratch": {
@@ -127,7 +128,7 @@ def local(tmp_path, smoke):
             "steps": 2, "batch_size": 2}},
         data={"source": "local", "folder": str(folder), "benign": ["one.csv"], "aligned": "safe.csv",
               "unaligned": "bad.csv", "harmful": "asked.csv", "rows": 4, "partition": "dirichlet"},
-        evaluation={"judges": ["rule"]})
+        swat={"pairs": "twins.csv"}, evaluation={"judges": ["rule"]})
 
 
 FIELDS = {  # every setting: another value, and whether the run is then another
@@ -161,6 +162,11 @@ FIELDS = {  # every setting: another value, and whether the run is then another
     "training.steps": (2, True), "training.batch_size": (4, True), "training.accumulation": (2, True),
     "training.learning_rate": (1e-3, True), "training.learning_rate_min": (1e-4, True),
     "training.weight_decay": (0.1, True), "training.clip": (0.5, True),
+    "defense.before": (1, True),  # without SWAT's warm-up nobody asks what is robust; tests/test_swat.py has the others
+    "swat.warmup": (1, True), "swat.modules": ("random", False), "swat.noise": (0.1, False), "swat.draws": (2, False),
+    "swat.window": (2, False), "swat.share": (0.3, False), "swat.threshold": (0.3, False), "swat.pairs": ("two.csv", False),
+    "swat.models": ([], False), "swat.rounds": (9, False), "swat.steps": (9, False), "swat.learning_rate": (0.1, False),
+    "swat.rows": (9, False), "swat.unaligned_share": (0.3, False), "swat.warm_rounds": (9, False),
     "evaluation.judges": (["help"], False), "evaluation.guard": ("world:reward", False),
     "evaluation.reward": ("world:guard", False), "evaluation.split": ("validation", False),
     "evaluation.harmful": (3, False), "evaluation.benign": (3, False), "evaluation.temperature": (0.5, False),
@@ -416,7 +422,7 @@ def test_a_spoilt_run_is_noticed_and_made_again(tiny, calls, whole, name, spoil)
 
 
 def test_the_listing_says_how_every_run_is(tiny, monkeypatch):
-    assert store.listing() == []
+    assert runs.listing() == []
     done, spoilt, started = (tiny.replace(seed=s) for s in (0, 1, 2))
     runs.get_all([done, spoilt])
     flip(store.run_folder(spoilt) / "settings.json")
@@ -424,13 +430,13 @@ def test_the_listing_says_how_every_run_is(tiny, monkeypatch):
         stop(patch, training, "tune", SAMPLED)
         with pytest.raises(Killed):
             runs.get(started)
-    rows = {row["key"]: row for row in store.listing()}
+    rows = {row["key"]: row for row in runs.listing()}
     assert [rows[store.key(s)]["state"] for s in (done, spoilt, started)] == ["done", "spoilt", "unfinished"]
     assert [rows[store.key(s)]["rounds"] for s in (done, spoilt, started)] == [ROUNDS, ROUNDS, 1]
     assert [rows[store.key(s)]["evaluations"] for s in (done, spoilt, started)] == [1, 1, 0]
     with open(store.run_folder(started) / "rounds.jsonl", "a") as file:
         file.write('{"round": ')  # as it is while a long line is being written
-    assert {row["key"]: row["rounds"] for row in store.listing()}[store.key(started)] == 1
+    assert {row["key"]: row["rounds"] for row in runs.listing()}[store.key(started)] == 1
 
 
 # Around the runs.

@@ -1,0 +1,201 @@
+"""Paper W's comparisons: which runs each table and figure needs, and what they say, paired. No torch, no training."""
+
+import numpy as np
+import pandas as pd
+
+from fedlib import report, schema, store
+
+METHODS = {"plain": {}, "swat": {"modules": "robust"}, "random": {"modules": "random"}, "fragile": {"modules": "fragile"}}
+SCENARIOS = ("benign", "attack")
+DEFENCES = {"none": {}, "before": {"before": 1}, "project": {"level": "project"}}
+
+
+def _tuning(settings):
+    """Changes that make a preset paper W's: one tuner, all linear modules, swat's own steps and learning rate."""
+    s = settings.swat
+    return {"federation": {"clients": 1, "sampled": 1, "malicious": 0, "expected": 0, "rounds": s.rounds,
+                           "aggregator": "fedavg"},
+            "training": {"steps": s.steps, "learning_rate": s.learning_rate}, "model": {"lora_targets": "all-linear"},
+            "data": {"attack": "unaligned", "aligned_share": 0.0, "rows": s.rows, "partition": "iid",
+                     "poison": {"trigger": None}},
+            "defense": {"level": 0, "filter": "none", "before": 0}, "swat": {"warmup": 0},
+            "evaluation": {"judges": ["rule", "md_judge", "rm", "help", "exact", "hs", "probe"], "temperature": 0.0}}
+
+
+def models(settings):
+    """The chat models that are tuned: swat.models, of these the first with one seed; or the preset's own model."""
+    found = settings.swat.models or [settings.model.base]
+    return found if len(settings.seeds) > 1 else found[:1]
+
+
+def _tasks(settings):
+    """The tuning tasks: the world's where data.benign names a dataset of it, else data.benign one by one."""
+    return list(schema.TASKS) if settings.data.source == "world" else settings.data.benign
+
+
+def _vary(settings, *axes, names=None):
+    bases = [{"model": {"base": name}} for name in names or models(settings)]
+    return settings.vary([_tuning(settings)], bases, *axes, [{"seed": s} for s in settings.seeds])
+
+
+def _axis_tasks(settings, tasks=None):
+    return [{"data": {"benign": [task]}} for task in tasks or _tasks(settings)]
+
+
+def _axis_scenarios(settings):
+    attack = {"federation": {"malicious": 1}, "data": {"unaligned_share": settings.swat.unaligned_share}}
+    return [{}, attack]
+
+
+def _warm(settings, method):
+    return {"swat": {"warmup": settings.swat.warm_rounds} | METHODS[method]} if method != "plain" else {}
+
+
+def untuned(settings):
+    """The chat models as they are: one step at a learning rate of nothing. First task."""
+    still = {"federation": {"rounds": 1}, "training": {"steps": 1, "learning_rate": 1e-12, "learning_rate_min": 0.0}}
+    return _vary(settings, [still], _axis_tasks(settings))
+
+
+def table(settings):
+    """Every model, task and scenario, tuned plainly, with SWAT, and with the two controls of its warm-up."""
+    return _vary(settings, _axis_tasks(settings), _axis_scenarios(settings), [_warm(settings, m) for m in METHODS])
+
+
+def composition(settings):
+    """A defence before tuning, one after it, or none; each alone and with SWAT; every model, first task, both scenarios."""
+    return _vary(settings, _axis_tasks(settings, _tasks(settings)[:1]), _axis_scenarios(settings),
+                 [{"defense": d} for d in DEFENCES.values()], [{}, _warm(settings, "swat")])
+
+
+def federated(settings):
+    """Beyond the paper: the safety attack of paper S on a federation that starts from an aligned chat model: no attack, the
+    attack, one existing defence, SWAT in every benign client (a third of the rounds). First model and dataset."""
+    f, first = settings.federation, settings.data.benign[:1]
+    chat = {"model": {"base": models(settings)[0], "lora_targets": "all-linear"}, "data": {"benign": first}}
+    methods = [{"federation": {"malicious": 0}}, {}, {"federation": {"aggregator": "krum"}}]
+    return settings.vary([chat], [*methods, {"swat": {"warmup": max(1, f.rounds // 3), "modules": "robust"}}],
+                         [settings.full_participation()], [{"seed": s} for s in settings.seeds])
+
+
+def method(settings):
+    """plain, swat, random, fragile, or untuned."""
+    if settings.training.learning_rate < 1e-9:
+        return "untuned"
+    return {"robust": "swat"}.get(settings.swat.modules, settings.swat.modules) if settings.swat.warmup else "plain"
+
+
+def defence(settings):
+    """none, before or project."""
+    return "project" if settings.defense.level == "project" else "before" if settings.defense.before else "none"
+
+
+def having(done, **wanted):
+    """Those runs whose model, task, scenario, method and defence are as wanted, in the order of models and seeds."""
+    found = [r for r in done if all(labels(r.settings)[k] == v for k, v in wanted.items())]
+    return sorted(found, key=lambda r: (r.settings.model.base, r.settings.seed))
+
+
+def labels(settings):
+    """{model, task, scenario, method, defence} of a run."""
+    return {"model": settings.model.base.rpartition(":")[2], "task": settings.data.benign[0],
+            "scenario": SCENARIOS[settings.federation.malicious > 0], "method": method(settings),
+            "defence": defence(settings)}
+
+
+def scores(done):
+    """A row a run: its labels, seed, and unsafe (%, the paper's ASR: responses to harmful prompts that the guard judges
+    unsafe), hs (1 to 5), task_accuracy and help (% right), over_refusal (%), probe_loss, probe_accuracy."""
+    rows = []
+    for run in done:
+        found = run.scores()
+        row = labels(run.settings) | {"seed": run.settings.seed, "unsafe": 100 - found.get("md_judge", np.nan)}
+        row |= {"task_accuracy": found.get("task"), "method": report.METHODS[row["method"]][0]}
+        rows.append(row | {k: found.get(k) for k in ("hs", "help", "over_refusal", "probe_loss", "probe_accuracy")})
+    return pd.DataFrame(rows)
+
+
+def matrix(done, score, prompts="harmful"):
+    """Scores [seeds, things], the mean over models; unsafe is 100 - md_judge."""
+    parts = []
+    for base in dict.fromkeys(r.settings.model.base for r in done):
+        own = sorted((r for r in done if r.settings.model.base == base), key=lambda r: r.settings.seed)
+        found = report.matrix(own, "md_judge" if score == "unsafe" else score, prompts)
+        parts.append(100 - found if score == "unsafe" else found)
+    return np.mean(parts, axis=0)
+
+
+def by_seed(done, value):
+    """[seeds]: value(run), the mean over models."""
+    frame = pd.DataFrame([{"seed": r.settings.seed, "value": value(r)} for r in done])
+    return frame.groupby("seed")["value"].mean().to_numpy()
+
+
+def robust_cells(run):
+    """{"type/layer"} of the Mods_Rob of a run's model."""
+    return {f"{kind}/{layer}" for kind, layer in store.robustness(run.settings)["robust"]}
+
+
+def update_norm(line, cells, inside=False):
+    """The norm of a round's update over the cells or, if not inside, over all others."""
+    return float(np.sqrt(sum(v**2 for name, v in line["updates"].items() if (name in cells) == inside)))
+
+
+def at_equal_loss(reference, run, value):
+    """value(line) of run at the round, between rounds by interpolation, where its task is as likely as at the end of
+    reference; at its first or last round where it never is."""
+    lines = run.rounds()
+    order = np.argsort([line["task"] for line in lines])
+    return float(np.interp(reference.rounds()[-1]["task"], [lines[i]["task"] for i in order],
+                           [value(lines[i]) for i in order]))
+
+
+def measure(settings, claim, values):
+    """report.measure, where the settings are those that the claim is about: the world and its two chat models."""
+    if settings.data.source == "world" and settings.swat.models == ["world:chat", "world:chat-deep"]:
+        report.measure(settings, claim, values)
+
+
+def measure_table(settings, done):
+    """Record what table() and untuned() found for the claims W1 to W7."""
+    untuned_ = having(done, method="untuned")
+    for task in _tasks(settings):
+        part = {(sc, m): having(done, task=task, scenario=sc, method=m) for sc in SCENARIOS for m in METHODS}
+        before, plain = having(untuned_, task=task), part["benign", "plain"]
+        measure(settings, f"W1-{task}", matrix(plain, "unsafe") - matrix(before, "unsafe"))
+        measure(settings, f"W2-{task}", by_seed(plain, lambda r: r.scores()["probe_loss"]))
+        for number, scenario in zip((3, 4), SCENARIOS, strict=True):
+            tuned, swat = part[scenario, "plain"], part[scenario, "swat"]
+            measure(settings, f"W{number}-{task}", matrix(tuned, "unsafe") * 2 / 3 - matrix(swat, "unsafe"))
+            measure(settings, f"W{number}-cost-{task}", matrix(tuned, "exact", "task") - matrix(swat, "exact", "task"))
+            measure(settings, f"W6-{task}-{scenario}", matrix(tuned, "hs") - matrix(swat, "hs"))
+        for control in ("random", "fragile"):
+            measure(settings, f"W5-{task}-{control}",
+                    matrix(part["benign", control], "unsafe") - matrix(part["benign", "swat"], "unsafe"))
+        for other, values in moved(part).items():
+            measure(settings, f"W7-{task}-{other}", values)
+
+
+def moved(part):
+    """{plain, random, fragile: [seeds]}: by how many percent SWAT's update outside Mods_Rob is smaller than that of plain
+    tuning at equal task loss, and than that of the controls at the end; of {(scenario, method): runs}, benign."""
+    swat = part["benign", "swat"]
+    out = {}
+    for other in ("plain", "random", "fragile"):
+        found = []
+        for own, run in zip(swat, part["benign", other], strict=True):
+            cells = robust_cells(own)
+            norm = update_norm(own.rounds()[-1], cells)
+            than = at_equal_loss(own, run, lambda line, c=cells: update_norm(line, c)) if other == "plain" else \
+                update_norm(run.rounds()[-1], cells)
+            found.append({"seed": own.settings.seed, "value": 100 * (1 - norm / than)})
+        out[other] = pd.DataFrame(found).groupby("seed")["value"].mean().to_numpy()
+    return out
+
+
+def measure_composition(settings, done):
+    """Record what composition() found for the claims W8 (before) and W9 (project)."""
+    for number, name in ((8, "before"), (9, "project")):
+        for scenario in SCENARIOS:
+            alone, both = (having(done, defence=name, scenario=scenario, method=m) for m in ("plain", "swat"))
+            measure(settings, f"W{number}-{scenario}", matrix(alone, "unsafe") - matrix(both, "unsafe"))
