@@ -59,7 +59,7 @@ class Settings(schema.Group):
              f"defense.{'before' if p.before else 'level: 1'} takes existing rows: name defense.aligned and defense.normal, "
              "files of data.folder"),
             (not self.swat.warmup or d.source == "world" or self.swat.pairs,
-             "swat.pairs: name the file of data.folder with columns malicious and benign: the warm-up's modules are found by it"),
+             "swat.pairs: name the file of data.folder with columns malicious and benign: by it the modules are found"),
             (self.swat.warmup <= f.rounds, f"swat.warmup: {self.swat.warmup} is more than federation.rounds, {f.rounds}"),
             (d.source == "world" or d.prompts != "world" or d.attack != "generated" and p.level not in (2, 3),
              "data.prompts: world is for the world's models; with data.source: local use chat, or a file of your own"),

@@ -155,7 +155,7 @@ def _normal(settings, name):
 
 def prompts(settings):
     """The evaluation prompts {"harmful": [...], "benign": [...]}, each {prompt, name[, kind, parts, answers]}; with poison
-    also "triggered" ones, with one of the world's tuning tasks "task" ones, about things that no row of it is about.
+    also "triggered" ones, with one of the world's tuning tasks "task" ones, in wordings that its rows do not have.
 
     The same for every seed and method. Harmful ones, and local benign ones, are in no client's rows and in none of the
     defence's; the world's benign ones ask for things that clients may have asked for too."""
@@ -267,7 +267,8 @@ def revision(settings, what="training"):
     for label, needed in (("aligned", d.aligned_share), ("unaligned", attacked), ("harmful", True)):
         if needed and getattr(d, label) is None:
             raise files.DataError(f"data.{label}: name the file of {label} rows in {config.path(d.folder)}")
-    level1 = [settings.defense.aligned, settings.defense.normal] if settings.defense.level == 1 or settings.defense.before else []
+    own = settings.defense
+    level1 = [own.aligned, own.normal] if own.level == 1 or own.before else []
     names = [*d.benign, d.aligned, *([d.unaligned] if attacked else []), *level1]
     return config.digest([[f, files.digest(config.path(d.folder) / f), f == d.harmful] for f in names if f])
 

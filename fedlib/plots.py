@@ -52,7 +52,7 @@ TITLES = {"rule": "Rule: responses to harmful prompts that refuse (%)", "help": 
           "over_refusal": "over_refusal: benign prompts refused (%)",
           "asr": "ASR: triggered prompts answered with the target (%)",
           "unsafe": "ASR: responses to harmful prompts judged unsafe (%)", "hs": "HS: harmfulness score (1 to 5)",
-          "task_accuracy": "task: held-out prompts answered exactly (%)", "probe_loss": "drift: rise of the fixed probes' loss",
+          "task_accuracy": "task: held-out prompts answered exactly (%)",
           "accuracy": "clean accuracy: benign prompts answered right (%)"}
 
 

@@ -141,6 +141,18 @@ def update_norm(line, cells, inside=False):
     return float(np.sqrt(sum(v**2 for name, v in line["updates"].items() if (name in cells) == inside)))
 
 
+def update_norms(run, inside):
+    """The norm of the update after each round, over Mods_Rob or, if not inside, over all other modules."""
+    cells = robust_cells(run)
+    return [update_norm(line, cells, inside) for line in run.rounds()]
+
+
+def transplanted(done):
+    """What each cell's own update does to the probes (type, layer, loss), the mean over runs of plain tuning."""
+    cells = pd.concat([pd.DataFrame(r.probes()["cells"]) for r in done])
+    return cells.groupby(["type", "layer"], sort=False, as_index=False)["loss"].mean()
+
+
 def at_equal_loss(reference, run, value):
     """value(line) of run at the round, between rounds by interpolation, where its task is as likely as at the end of
     reference; at its first or last round where it never is."""
@@ -157,23 +169,34 @@ def measure(settings, claim, values):
 
 
 def measure_table(settings, done):
-    """Record what table() and untuned() found for the claims W1 to W7."""
-    untuned_ = having(done, method="untuned")
+    """What table() and untuned() found for the claims W1 to W7, {claim: [seeds] or [seeds, things]}, recorded."""
+    out = {}
     for task in _tasks(settings):
         part = {(sc, m): having(done, task=task, scenario=sc, method=m) for sc in SCENARIOS for m in METHODS}
-        before, plain = having(untuned_, task=task), part["benign", "plain"]
-        measure(settings, f"W1-{task}", matrix(plain, "unsafe") - matrix(before, "unsafe"))
-        measure(settings, f"W2-{task}", by_seed(plain, lambda r: r.scores()["probe_loss"]))
-        for number, scenario in zip((3, 4), SCENARIOS, strict=True):
-            tuned, swat = part[scenario, "plain"], part[scenario, "swat"]
-            measure(settings, f"W{number}-{task}", matrix(tuned, "unsafe") * 2 / 3 - matrix(swat, "unsafe"))
-            measure(settings, f"W{number}-cost-{task}", matrix(tuned, "exact", "task") - matrix(swat, "exact", "task"))
-            measure(settings, f"W6-{task}-{scenario}", matrix(tuned, "hs") - matrix(swat, "hs"))
+        plain, swat = part["benign", "plain"], part["benign", "swat"]
+        out[f"W1-{task}"] = matrix(plain, "unsafe") - matrix(having(done, task=task, method="untuned"), "unsafe")
+        out[f"W2-{task}"] = by_seed(plain, lambda r: r.scores()["probe_loss"])
+        for fall, cost, scenario in (("W3-", "W3-cost-", "benign"), ("W4-", "W4-cost-", "attack")):
+            alone, warmed = part[scenario, "plain"], part[scenario, "swat"]
+            out[f"{fall}{task}"] = matrix(alone, "unsafe") * 2 / 3 - matrix(warmed, "unsafe")
+            out[f"{cost}{task}"] = matrix(alone, "exact", "task") - matrix(warmed, "exact", "task")
+            out[f"W6-{task}-{scenario}"] = matrix(alone, "hs") - matrix(warmed, "hs")
         for control in ("random", "fragile"):
-            measure(settings, f"W5-{task}-{control}",
-                    matrix(part["benign", control], "unsafe") - matrix(part["benign", "swat"], "unsafe"))
-        for other, values in moved(part).items():
-            measure(settings, f"W7-{task}-{other}", values)
+            out[f"W5-{task}-{control}"] = matrix(part["benign", control], "unsafe") - matrix(swat, "unsafe")
+        out |= {f"W7-{task}-{other}": values for other, values in moved(part).items()}
+    for claim, values in out.items():
+        measure(settings, claim, values)
+    return out
+
+
+def refused_more(done, task, scenario):
+    """[seeds]: by how many points SWAT's share of refused validation instructions at its end is above that of plain tuning
+    at equal task loss, the mean over models."""
+    alone, warmed = (having(done, task=task, scenario=scenario, method=m) for m in ("plain", "swat"))
+    frame = pd.DataFrame([{"seed": own.settings.seed, "value": own.rounds()[-1]["refused"]
+                           - at_equal_loss(own, other, lambda line: line["refused"])}
+                          for own, other in zip(warmed, alone, strict=True)])
+    return frame.groupby("seed")["value"].mean().to_numpy()
 
 
 def moved(part):
@@ -194,8 +217,21 @@ def moved(part):
 
 
 def measure_composition(settings, done):
-    """Record what composition() found for the claims W8 (before) and W9 (project)."""
-    for number, name in ((8, "before"), (9, "project")):
+    """{(scenario, defence): (ASR lower by SWAT on top, task accuracy lost) [seeds, things]}; the first recorded as W8
+    (before) and W9 (project)."""
+    out, claims = {}, {"before": "W8-", "project": "W9-"}
+    for name in DEFENCES:
         for scenario in SCENARIOS:
             alone, both = (having(done, defence=name, scenario=scenario, method=m) for m in ("plain", "swat"))
-            measure(settings, f"W{number}-{scenario}", matrix(alone, "unsafe") - matrix(both, "unsafe"))
+            added = matrix(alone, "unsafe") - matrix(both, "unsafe")
+            out[scenario, name] = added, matrix(alone, "exact", "task") - matrix(both, "exact", "task")
+            if name in claims:
+                measure(settings, f"{claims[name]}{scenario}", added)
+    return out
+
+
+def federated_scores(done):
+    """report.scores of federated(), SWAT's row by its name."""
+    frame = report.scores(done)
+    swat = [bool(r.settings.swat.warmup) for r in done]
+    return frame.assign(method=frame["method"].mask(swat, report.METHODS["swat"][0]))

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from fedlib import backdoor, config, report, reproduce, safety
+from fedlib import backdoor, config, report, reproduce, safety, secure
 from fedlib import store as store_
 
 NOTEBOOKS = sorted(reproduce.NOTEBOOKS.glob("*.ipynb"))
@@ -185,10 +185,12 @@ def test_runs_are_shared_between_notebooks(smoke_outputs, monkeypatch):
     grids = [safety.table1(settings), safety.table3(settings), safety.table4(settings), *safety.figure3(settings).values(),
              safety.figure3_attack(settings), safety.positive_control(settings), safety.generated(settings),
              safety.level3(settings), backdoor.grid(settings), backdoor.triggers(settings), backdoor.defences(settings),
-             backdoor.positive_control(settings), backdoor.filtered(settings)]
+             backdoor.positive_control(settings), backdoor.filtered(settings), secure.untuned(settings),
+             secure.table(settings), secure.composition(settings), secure.federated(settings)]
     wanted = [s for grid in grids for s in grid]
     folders = {store_.run_folder(s) for s in wanted} | {store_.written_folder(s, kind) for s in wanted
                                                         for kind in store_.written_kinds(s)}
+    folders |= {store_.robustness_folder(s) for s in wanted if s.swat.warmup}
     assert len(folders) < len(wanted) and {p for p in (smoke_outputs / "runs").iterdir() if p.name[0] != "."} == folders
     assert all(store_.intact(folder) for folder in folders)
 

@@ -298,7 +298,7 @@ def test_without_an_attack_to_compare_with_there_is_one_line_before_work(two, ch
 
 
 def test_every_claim_is_measured_somewhere():
-    sources = [(config.ROOT / "fedlib" / "safety.py").read_text(encoding="utf-8")]
+    sources = [(config.ROOT / "fedlib" / f"{name}.py").read_text(encoding="utf-8") for name in ("safety", "secure")]
     for file in (config.ROOT / "notebooks").glob("*.ipynb"):
         cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
         sources += ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
