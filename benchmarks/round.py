@@ -33,7 +33,8 @@ def peers(tuned, start, datasets, tokenizer, settings, round_, folder):
         model.set_vector(tuned, start)
         arguments = SFTConfig(
             output_dir=folder, max_steps=t.steps, per_device_train_batch_size=t.batch_size, optim="adamw_torch",
-            learning_rate=training.learning_rate(settings, round_), lr_scheduler_type="constant", max_grad_norm=t.clip,
+            learning_rate=training.learning_rate(settings, round_, settings.federation.rounds),
+            lr_scheduler_type="constant", max_grad_norm=t.clip,
             weight_decay=t.weight_decay, max_length=settings.model.max_length, packing=False, completion_only_loss=True,
             bf16=False, gradient_checkpointing=False, use_cpu=True, report_to="none", save_strategy="no",
             logging_strategy="no", disable_tqdm=True, dataloader_num_workers=0, seed=client)
@@ -58,7 +59,7 @@ def main():
     start = model.get_vector(tuned)
     clients, _ = federation.encoded_clients(settings, tokenizer)
     datasets = [Dataset.from_list([{"input_ids": ids, "completion_mask": [0] * n + [1] * (len(ids) - n)}
-                                   for ids, n in rows]) for rows in clients]
+                                   for ids, n in clients[k]]) for k in sorted(clients)]
     with tempfile.TemporaryDirectory() as folder:
         ways = {"ours": lambda r: ours(tuned, start, clients, settings, r),
                 "SFTTrainer": lambda r: peers(tuned, start, datasets, tokenizer, settings, r, folder)}

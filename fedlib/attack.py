@@ -34,6 +34,8 @@ def boost(settings, client):
 def check(settings):
     """Ask for everything that clients' rows are made of, so that what is wrong is found before anything is trained."""
     data.check(settings)
+    if settings.defense.level == "project":
+        store.alignment_file(settings)
     if settings.data.poison.trigger:
         poison.shares(settings)
         if not data.prompts(settings)["triggered"]:

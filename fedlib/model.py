@@ -102,12 +102,7 @@ def load_run(settings, folder, trainable=False):
 
 def alignment(settings):
     """{module: V [out, in]}: what alignment added to each weight of model.base, as kept beside a world's chat model."""
-    folder = store.base_folder(settings)
-    file = folder / "alignment.safetensors" if folder else None
-    if not file or not file.is_file():
-        raise config.SettingsError(f"defense.level: project: {settings.model.base} has no alignment.safetensors beside it: "
-                                   "what its alignment added is not known")
-    with safe_open(file, "pt") as f:
+    with safe_open(store.alignment_file(settings), "pt") as f:
         scale, state = float(f.metadata()["scale"]), {k: f.get_tensor(k).float() for k in f.keys()}  # noqa: SIM118
     names = [k.removesuffix(".lora_A.weight") for k in state if k.endswith(".lora_A.weight")]
     return {n.removeprefix("base_model.model."): scale * state[f"{n}.lora_B.weight"] @ state[f"{n}.lora_A.weight"]

@@ -133,7 +133,8 @@ def by_seed(done, value):
 
 def robust_cells(run):
     """{"type/layer"} of the Mods_Rob of a run's model."""
-    return {f"{kind}/{layer}" for kind, layer in store.robustness(run.settings)["robust"]}
+    window = run.settings.swat.window
+    return {f"{kind}/{layer + i}" for kind, layer in store.robustness(run.settings)["robust"] for i in range(window)}
 
 
 def update_norm(line, cells, inside=False):

@@ -137,6 +137,16 @@ def base_folder(settings):
     return model_folder(settings, "model.base")
 
 
+def alignment_file(settings):
+    """What alignment added to model.base, as kept beside it; SettingsError where it is not known."""
+    folder = base_folder(settings)
+    file = folder / "alignment.safetensors" if folder else None
+    if not file or not file.is_file():
+        raise config.SettingsError(f"defense.level: project: {settings.model.base} has no alignment.safetensors beside it: "
+                                   "what its alignment added is not known; world:chat and world:chat-deep have one")
+    return file
+
+
 def model_folder(settings, field):
     """The folder of the model that a field such as model.base names: a world model, a folder; None for a base on the hub."""
     group, name = field.split(".")

@@ -156,9 +156,10 @@ def search(lm, space, settings, found):
     search is guided by the same performance; greedy is ours). A cell that breaks the threshold is left out and the next
     one tried. Returns (cells, trace)."""
     parts, start = cells(lm, settings.swat.window), space.score(lm, "validation")[0].mean()
-    budget, chosen, used, trace = settings.swat.share * size(lm, parts), [], 0, []
+    window = settings.swat.window
+    budget, chosen, used, trace = settings.swat.share * size(lm, parts, window), [], 0, []
     for cell in sorted(found, key=lambda c: found[c]["loss"]):
-        cost = size(lm, [cell])
+        cost = size(lm, [cell], window)
         if used + cost > budget:
             continue
         names = [n for c in [*chosen, cell] for n in parts[c]]
@@ -170,9 +171,9 @@ def search(lm, space, settings, found):
     return chosen, trace
 
 
-def size(lm, chosen):
+def size(lm, chosen, window=1):
     """The parameters a unit of rank that LoRA adds to these cells' modules: inputs plus outputs."""
-    parts = cells(lm)
+    parts = cells(lm, window)
     return sum(sum(lm.get_submodule(n).weight.shape) for c in chosen for n in parts[c])
 
 
@@ -185,7 +186,8 @@ def execute(settings, folder):
     if not chosen:
         raise ValueError(f"swat.threshold: {settings.swat.threshold}: not one cell of {settings.model.base} can be "
                          "perturbed within it; raise it or lower swat.noise")
-    report = {"cells": [{"type": t, "layer": i, "size": size(base, [(t, i)])} | v for (t, i), v in found.items()],
+    sizes = {cell: size(base, [cell], settings.swat.window) for cell in found}
+    report = {"cells": [{"type": c[0], "layer": c[1], "size": sizes[c]} | v for c, v in found.items()],
               "robust": chosen, "trace": trace, "probes": [list(v) for v in space.score(base, "validation")]}
     (folder / "robustness.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

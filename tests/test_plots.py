@@ -305,3 +305,35 @@ def test_weights_of_a_rule_that_cannot_work_say_so():
     _, axes = report.style().subplots()
     plots.weights(axes, {"sampled": [0, 1], "malicious": [1], "detection": {"krum": None, "dnc": [0.5, 0.5]}}, "krum")
     assert any("cannot work" in t.get_text() for t in axes.texts)
+
+
+# Paper W.
+
+CELLS = [{"type": t, "layer": i, "loss": 0.1 * i} for t in ("q_proj", "k_proj") for i in (0, 2)]
+
+
+def test_a_heat_map_of_modules_frames_the_robust_ones(axes):
+    plots.modules(axes, CELLS, robust=[["k_proj", 2]], title="noise")
+    assert labels(axes) == ["q_proj", "k_proj"] and labels(axes, "x") == ["0", "2"]
+    assert [t.get_text() for t in axes.texts] == ["0.00", "0.20", "0.00", "0.20"]
+    (x, y, width, height), = frames(axes)
+    assert 1 < x < x + width < 2 and 1 < y < y + height < 2 and "framed" in axes.get_xlabel()
+
+
+def test_probes_are_lines_over_layers_with_a_thick_mean(axes):
+    plots.probes(axes, {"before": [[[1, 2, 3], [0, 0, 0]], [[3, 4, 5], [0, 0, 0]]]}, 0, "loss")
+    thick, = lines(axes, "o")
+    assert thick.get_ydata().tolist() == [2, 3, 4] and thick.get_label() == "before"
+
+
+def test_grouped_bars_are_means_by_group_and_method(axes):
+    means = (("a", "SWAT", 10), ("a", "plain tuning", 30), ("b", "SWAT", 20), ("b", "plain tuning", 40))
+    frame = pd.DataFrame([{"where": w, "method": m, "unsafe": v + s} for s in (-1, 1) for w, m, v in means])
+    plots.grouped(axes, frame, "where", "unsafe", "ASR")
+    assert [p.get_height() for p in axes.patches] == [10, 20, 30, 40] and labels(axes, "x") == ["a", "b"]
+    assert same(axes.patches[0].get_facecolor(), dict(report.METHODS.values())["SWAT"])
+
+
+def test_the_warm_ups_picture_says_how_many_rounds(smoke):
+    texts = [t.get_text() for t in plots.warmup(smoke).axes[0].texts]
+    assert any("1 of 2 rounds" in t for t in texts) and any("50%" in t for t in texts)

@@ -118,6 +118,7 @@ def test_windows_hold_several_layers(chat):
     parts = swat.cells(chat[1], 4)
     assert set(parts) == {(t, i) for t in swat.TYPES for i in (0, 4)}
     assert parts["v_proj", 4] == [f"model.layers.{i}.self_attn.v_proj" for i in (4, 5)]
+    assert swat.size(chat[1], [("v_proj", 4)], 4) == 2 * swat.size(chat[1], [("v_proj", 4)])
 
 
 def test_noise_has_the_norm_asked_for(chat):
@@ -254,7 +255,8 @@ def test_the_projection_leaves_what_lies_in_the_safety_subspace(chat, tuned, mon
 
 def test_the_projection_needs_to_know_the_alignment(smoke):
     with pytest.raises(config.SettingsError, match="world:base has no alignment.safetensors"):
-        model.alignment(smoke)
+        runs.get(smoke.replace(defense={"level": "project"}))
+    assert not list(config.outputs().rglob("settings.json")), "found before any work"
 
 
 def test_a_defence_before_and_one_after_tuning_change_the_adapter(chat):
