@@ -189,6 +189,9 @@ def pairs(settings, split):
         raise config.SettingsError("swat.pairs: name the file of data.folder with columns malicious and benign")
     file = config.path(settings.data.folder) / settings.swat.pairs
     rows = files.read(file, {"instruction": "malicious", "response": "benign"})
+    if len(rows) < 3:
+        raise files.DataError(f"swat.pairs: {file} has {len(rows)} rows; it takes three at least, for fit, validation and "
+                              "evaluation")
     return [(r["instruction"], r["response"]) for r in rows[("fit", "validation", "evaluation").index(split) :: 3]]
 
 

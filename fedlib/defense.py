@@ -34,9 +34,9 @@ def rows(settings, tuned, tokenizer):
 
 
 def strengthen(tuned, tokenizer, settings):
-    """Before the first round, in place: defense.before rounds on existing aligned and normal rows, half and half: more
-    safety rows mixed into the alignment, a defence before tuning as paper W composes SWAT with. At GENTLY of the learning
-    rate: faster, it makes safety more brittle (docs/world.md)."""
+    """Before the first round, in place: defense.before rounds on existing aligned and normal rows, half and half, in the
+    adapter that is then tuned: further alignment, a defence before tuning as paper W composes SWAT with. At GENTLY of the
+    learning rate: faster, it makes safety more brittle (docs/world.md)."""
     parts = data.defense_rows(settings, settings.defense.rows // 2)
     encoded, _ = data.encode([r for part in parts.values() for r in part], tokenizer, settings.model.template,
                              settings.model.max_length)

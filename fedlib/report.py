@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 from scipy import stats
 
-from fedlib import config, judge, signal, store
+from fedlib import config, data, judge, schema, signal, store
 
 PUBLISHED = Path(__file__).parent / "published"
 # Each method's label and colour, everywhere.
@@ -20,6 +20,7 @@ METHODS = {"no attack": ("FedAvg (No Attack)", "#4477AA"), "no hazards": ("FedAv
            "multi_krum": ("Multi-Krum", "#882255"), "dnc": ("DnC", "#33BBEE"), "foolsgold": ("FoolsGold", "#DDAA33"),
            "residual": ("Residual", "#777777"), "level1": ("Ours: Level 1", "#CCDDAA"),
            "level2": ("Ours: Level 2", "#228833"), "level3": ("Ours: Level 3", "#66CCEE"),
+           "levelproject": ("Projection", "#DDDDDD"),
            "clipping": ("Norm clipping", "#44AA99"), "flame": ("FLAME-like", "#999933"),
            "untuned": ("before tuning", "#000000"), "plain": ("plain tuning", "#EE6677"), "swat": ("SWAT", "#117733"),
            "random": ("warm-up: random", "#AAAA00"), "fragile": ("warm-up: fragile", "#661100"),
@@ -304,5 +305,9 @@ def _identity(settings):
     """What a measurement belongs to: its settings and, by the keys of run and evaluation, the code, data and models."""
     plain, first = settings.model_dump(exclude={"seed": True, "evaluation": {"show_responses"}}), settings.seeds[0]
     judged = store.evaluation_folder(settings.replace(seed=first))
-    writer = store.model_revision(settings, "data.generator") if settings.data.source == "world" else None
-    return config.digest([judged.parent.name, judged.name, writer, plain])
+    used = None
+    if settings.data.source == "world":  # what the claims rest on beside the preset's own model and data
+        chats = [store.model_revision(settings.replace(model={"base": name}), "model.base") for name in settings.swat.models]
+        used = [store.model_revision(settings, "data.generator"), chats, data.pairs(settings, "validation"),
+                data.revision(settings.replace(data={"benign": list(schema.TASKS)}))]
+    return config.digest([judged.parent.name, judged.name, used, plain])

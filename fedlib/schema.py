@@ -116,7 +116,7 @@ class Swat(Group):
     share: Share
     threshold: Annotated[float, Field(ge=0)]
     pairs: str | None
-    models: list[str]
+    models: Annotated[list[str], Field(min_length=1)]
     rounds: Count
     steps: Count
     learning_rate: Positive

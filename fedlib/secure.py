@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from fedlib import report, schema, store
+from fedlib import config, report, schema, store
 
 METHODS = {"plain": {}, "swat": {"modules": "robust"}, "random": {"modules": "random"}, "fragile": {"modules": "fragile"}}
 SCENARIOS = ("benign", "attack")
@@ -23,23 +23,20 @@ def _tuning(settings):
 
 
 def models(settings):
-    """The chat models that are tuned: swat.models, of these the first with one seed; or the preset's own model."""
-    found = settings.swat.models or [settings.model.base]
-    return found if len(settings.seeds) > 1 else found[:1]
+    """The chat models that are tuned: swat.models, of these the first with one seed."""
+    if settings.data.source != "world":
+        raise config.SettingsError("data.source: local: paper W's comparisons need tuning tasks with held-out prompts, so "
+                                   "far the world's alone; swat.warmup itself works in any run")
+    return settings.swat.models if len(settings.seeds) > 1 else settings.swat.models[:1]
 
 
-def _tasks(settings):
-    """The tuning tasks: the world's where data.benign names a dataset of it, else data.benign one by one."""
-    return list(schema.TASKS) if settings.data.source == "world" else settings.data.benign
-
-
-def _vary(settings, *axes, names=None):
-    bases = [{"model": {"base": name}} for name in names or models(settings)]
+def _vary(settings, *axes):
+    bases = [{"model": {"base": name}} for name in models(settings)]
     return settings.vary([_tuning(settings)], bases, *axes, [{"seed": s} for s in settings.seeds])
 
 
-def _axis_tasks(settings, tasks=None):
-    return [{"data": {"benign": [task]}} for task in tasks or _tasks(settings)]
+def _axis_tasks(tasks=schema.TASKS):
+    return [{"data": {"benign": [task]}} for task in tasks]
 
 
 def _axis_scenarios(settings):
@@ -52,30 +49,31 @@ def _warm(settings, method):
 
 
 def untuned(settings):
-    """The chat models as they are: one step at a learning rate of nothing. First task."""
+    """The chat models as they are: one step at a learning rate of nothing. Every task."""
     still = {"federation": {"rounds": 1}, "training": {"steps": 1, "learning_rate": 1e-12, "learning_rate_min": 0.0}}
-    return _vary(settings, [still], _axis_tasks(settings))
+    return _vary(settings, [still], _axis_tasks())
 
 
 def table(settings):
     """Every model, task and scenario, tuned plainly, with SWAT, and with the two controls of its warm-up."""
-    return _vary(settings, _axis_tasks(settings), _axis_scenarios(settings), [_warm(settings, m) for m in METHODS])
+    return _vary(settings, _axis_tasks(), _axis_scenarios(settings), [_warm(settings, m) for m in METHODS])
 
 
 def composition(settings):
     """A defence before tuning, one after it, or none; each alone and with SWAT; every model, first task, both scenarios."""
-    return _vary(settings, _axis_tasks(settings, _tasks(settings)[:1]), _axis_scenarios(settings),
+    return _vary(settings, _axis_tasks(schema.TASKS[:1]), _axis_scenarios(settings),
                  [{"defense": d} for d in DEFENCES.values()], [{}, _warm(settings, "swat")])
 
 
 def federated(settings):
     """Beyond the paper: the safety attack of paper S on a federation that starts from an aligned chat model: no attack, the
     attack, one existing defence, SWAT in every benign client (a third of the rounds). First model and dataset."""
-    f, first = settings.federation, settings.data.benign[:1]
-    chat = {"model": {"base": models(settings)[0], "lora_targets": "all-linear"}, "data": {"benign": first}}
-    methods = [{"federation": {"malicious": 0}}, {}, {"federation": {"aggregator": "krum"}}]
-    return settings.vary([chat], [*methods, {"swat": {"warmup": max(1, f.rounds // 3), "modules": "robust"}}],
-                         [settings.full_participation()], [{"seed": s} for s in settings.seeds])
+    full = settings.full_participation()
+    chat = {"model": {"base": models(settings)[0], "lora_targets": "all-linear"}, "defense": {"level": 0, "before": 0},
+            "data": {"benign": settings.data.benign[:1]}, "swat": {"warmup": 0}}
+    warm = {"swat": {"warmup": max(1, full["federation"]["rounds"] // 3), "modules": "robust"}}
+    methods = [{"federation": {"malicious": 0}}, {}, {"federation": {"aggregator": "krum"}}, warm]
+    return settings.vary([chat], [full], methods, [{"seed": s} for s in settings.seeds])
 
 
 def method(settings):
@@ -172,7 +170,7 @@ def measure(settings, claim, values):
 def measure_table(settings, done):
     """What table() and untuned() found for the claims W1 to W7, {claim: [seeds] or [seeds, things]}, recorded."""
     out = {}
-    for task in _tasks(settings):
+    for task in schema.TASKS:
         part = {(sc, m): having(done, task=task, scenario=sc, method=m) for sc in SCENARIOS for m in METHODS}
         plain, swat = part["benign", "plain"], part["benign", "swat"]
         out[f"W1-{task}"] = matrix(plain, "unsafe") - matrix(having(done, task=task, method="untuned"), "unsafe")

@@ -139,9 +139,8 @@ def base_folder(settings):
 
 def alignment_file(settings):
     """What alignment added to model.base, as kept beside it; SettingsError where it is not known."""
-    folder = base_folder(settings)
-    file = folder / "alignment.safetensors" if folder else None
-    if not file or not file.is_file():
+    file = (base_folder(settings) or Path()) / "alignment.safetensors"
+    if not file.is_file():
         raise config.SettingsError(f"defense.level: project: {settings.model.base} has no alignment.safetensors beside it: "
                                    "what its alignment added is not known; world:chat and world:chat-deep have one")
     return file
@@ -218,7 +217,10 @@ def evaluation_folder(settings):
     """eval-<key> inside the run's folder: judging anew never touches the run."""
     plain = settings.evaluation.model_dump(exclude={"show_responses", "guard", "reward"}) | {"judges": settings.judges}
     plain |= {name: judge_revision(settings, f"evaluation.{name}")
-              for name, judge in (("guard", "md_judge"), ("reward", "rm")) if judge in plain["judges"]}
+              for name, judge in (("guard", "md_judge"), ("reward", "rm")) if {judge, "hs"} & set(plain["judges"])}
+    if "probe" in plain["judges"]:
+        asked = [data.pairs(settings, split) for split in ("fit", settings.evaluation.split, "validation")]
+        plain |= {"pairs": config.digest(asked), "window": settings.swat.window}
     return run_folder(settings) / f"eval-{config.digest([config.CODE_VERSION, plain, data.prompts_revision(settings)])}"
 
 

@@ -184,8 +184,8 @@ def execute(settings, folder):
     found = robustness(base, space, settings)
     chosen, trace = search(base, space, settings, found)
     if not chosen:
-        raise ValueError(f"swat.threshold: {settings.swat.threshold}: not one cell of {settings.model.base} can be "
-                         "perturbed within it; raise it or lower swat.noise")
+        what = f"swat.threshold: {settings.swat.threshold}" if trace else f"swat.share: {settings.swat.share}"
+        raise ValueError(f"{what}: not one cell of {settings.model.base} fits; raise it, or lower swat.noise")
     sizes = {cell: size(base, [cell], settings.swat.window) for cell in found}
     report = {"cells": [{"type": c[0], "layer": c[1], "size": sizes[c]} | v for c, v in found.items()],
               "robust": chosen, "trace": trace, "probes": [list(v) for v in space.score(base, "validation")]}
@@ -193,8 +193,8 @@ def execute(settings, folder):
 
 
 def chosen_cells(settings):
-    """The cells that swat.modules names: Mods_Rob (robust), or as large a part of the others with the most harm (fragile),
-    or of all in random order, by the seed (random)."""
+    """The cells that swat.modules names: Mods_Rob (robust), or as large a part of all cells with the most harmful first
+    (fragile) or in random order, by the seed (random)."""
     found = store.robustness(settings)
     sizes = {(c["type"], c["layer"]): c["size"] for c in found["cells"]}
     robust = [tuple(c) for c in found["robust"]]
@@ -230,15 +230,18 @@ def follower(settings, tokenizer):
     """f(tuned, global adapter, step, sampled) -> what a tuning is followed by after each round: the update's norm in each
     module; how many (%) malicious instructions of the validation pairs are refused, greedily and by phrase (Rule); with a
     task the mean log-likelihood of its held-out answers and how many (%) are the likeliest."""
-    asked, asks = data.prompts(settings).get("task", []), [bad for bad, _ in data.pairs(settings, "validation")[::2]][:FEW]
+    fixed = settings.replace(evaluation={"temperature": 0.0, "benign": 100, "max_new_tokens": 32})  # none is in a run's key
+    asked, paired = data.prompts(fixed).get("task", []), settings.data.source == "world" or settings.swat.pairs
+    asks = [bad for bad, _ in data.pairs(settings, "validation")[::2]][:FEW] if paired else []
     rows = [{"instruction": p["prompt"], "response": p["answers"][0]} for p in asked]
     encoded, _ = data.encode(rows, tokenizer, settings.model.template, settings.model.max_length)
-    greedy = settings.replace(evaluation={"temperature": 0.0})
 
     def follow(tuned, global_, step, sampled):
         model.set_vector(tuned, global_ + step)
-        said = generation.respond(tuned, tokenizer, asks, greedy, 0)
-        found = {"updates": update_norms(tuned), "refused": round(100 * sum(map(judge.refuses, said)) / len(said), 2)}
+        found = {"updates": update_norms(tuned)}
+        if asks:
+            said = generation.respond(tuned, tokenizer, asks, fixed, 0)
+            found["refused"] = round(100 * sum(map(judge.refuses, said)) / len(said), 2)
         if encoded:
             likelihood, right = training.likelihood(tuned, encoded)
             found |= {"task": round(likelihood, 5), "learned": round(100 * right, 2)}

@@ -221,7 +221,7 @@ def test_the_key_changes_with_what_changes_a_defence(smoke, name, level):
 
 def test_level_0_heeds_no_other_field_of_the_group(smoke):
     group = {"rows": 40, "rounds": 2, "template": "chat", "compare": [3]}
-    assert set(type(smoke.defense).model_fields) == {*group, "level", "aligned", "normal", "filter"}
+    assert set(type(smoke.defense).model_fields) == {*group, "level", "aligned", "normal", "filter", "before"}
     other = smoke.defense.model_copy(update=group | {"aligned": "a.csv", "normal": "b.csv"})
     assert store.key(smoke.model_copy(update={"defense": other})) == store.key(smoke)
 

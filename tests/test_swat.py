@@ -74,6 +74,9 @@ def test_local_twins_are_shared_out(tmp_path, smoke):
     assert data.pairs(local, "validation") == [("bad 1", "good 1"), ("bad 4", "good 4")]
     with pytest.raises(config.SettingsError, match="swat.pairs: name the file"):
         data.pairs(local.replace(swat={"pairs": None}), "fit")
+    (tmp_path / "twins.csv").write_text("malicious,benign\nbad,good\n")
+    with pytest.raises(files.DataError, match="has 1 rows"):
+        data.pairs(local, "fit")
     (tmp_path / "twins.csv").write_text("evil,benign\nbad,good\n")
     with pytest.raises(files.DataError, match="malicious"):
         data.pairs(local, "fit")
@@ -204,7 +207,7 @@ def test_only_frees_everything_again(chat, analysed):
 @pytest.mark.parametrize(("field", "value"), [("warmup", 2), ("modules", "random"), ("noise", 0.1), ("draws", 2),
                                               ("window", 2), ("share", 0.3), ("threshold", 0.3)])
 def test_with_a_warm_up_what_decides_its_modules_is_in_the_key(smoke, field, value):
-    warm = smoke.replace(swat={"warmup": 1})
+    warm = smoke.replace(swat={"warmup": 1}, model={"lora_targets": "all-linear"})
     assert store.key(warm.replace(swat={field: value})) != store.key(warm)
 
 
@@ -302,5 +305,23 @@ def test_the_grids_say_what_they_are(smoke):
     assert {s.federation.malicious for s in table} == {0, 1} and {s.federation.clients for s in table} == {1}
     assert secure.models(smoke) == ["world:chat"]
     assert secure.models(smoke.replace(seeds=[0, 1])) == ["world:chat", "world:chat-deep"]
-    first, *_, swat_ = secure.federated(smoke)
-    assert swat_.swat.warmup == 1 and not first.federation.malicious and swat_.federation.clients == 10
+    first, *_, swat_ = secure.federated(config.load("mini"))
+    assert 0 < swat_.swat.warmup < swat_.federation.rounds and not first.federation.malicious
+    with pytest.raises(config.SettingsError, match="data.source: local: paper W's comparisons"):
+        secure.table(smoke.replace(data={"source": "local", "folder": "/"}))
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"swat": {"warmup": 1}}, "model.lora_targets: all-linear"),
+    ({"swat": {"warmup": 9}, "model": {"lora_targets": "all-linear"}}, "swat.warmup: 9 is more than federation.rounds, 2"),
+    ({"swat": {"warm_rounds": 9}}, "swat.warm_rounds: 9 is more than swat.rounds, 2"),
+    ({"evaluation": {"judges": ["rule", "probe"]}, "data": {"source": "local", "folder": "/"}}, "probe needs swat.pairs")])
+def test_what_cannot_work_is_said_before_any_work(smoke, changes, message):
+    with pytest.raises(config.SettingsError, match=message):
+        smoke.replace(**changes)
+
+
+def test_what_the_probes_are_asked_is_in_an_evaluations_name(smoke):
+    probed = smoke.replace(evaluation={"judges": ["rule", "probe"]})
+    assert store.evaluation_folder(probed.replace(swat={"window": 2})) != store.evaluation_folder(probed)
+    assert store.evaluation_folder(smoke.replace(swat={"window": 2})) == store.evaluation_folder(smoke)
