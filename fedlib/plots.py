@@ -143,7 +143,9 @@ def curves(axes, groups, xlabel, ylabel, title="", legend=True, chance=0.5):
     """Lines over rounds, numbered from 1: {name: [a list a seed]}; the thick line is the mean over seeds.
 
     chance: where guessing lies on an axis from 0 to 1; None for a quantity of another kind."""
-    for (name, runs), colour in zip(groups.items(), (RED, ORANGE, PURPLE, GREEN, BLUE), strict=False):
+    known = dict(report.METHODS.values())
+    for (name, runs), other in zip(groups.items(), (RED, ORANGE, PURPLE, GREEN, BLUE), strict=False):
+        colour = known.get(name, other)
         x = np.arange(1, len(runs[0]) + 1)
         for line in runs if len(runs) > 1 else ():
             axes.plot(x, line, color=colour, alpha=0.25, lw=1)
@@ -173,9 +175,9 @@ def warmup(settings):
     fig, axes = plt.subplots(figsize=(10, 2.6))
     axes.set(xlim=(0, 12.4), ylim=(0, 2.4))
     axes.axis("off")
-    texts = ("aligned chat model\nhidden states of harmful and\nharmless twins: a fixed\nlinear probe a layer",
+    texts = ("aligned chat model\nhidden states of\nharmful, harmless twins:\na fixed probe a layer",
              "perturb one module\nat a time: how much\nworse are the probes?",
-             f"Mods_Rob\nthe least harmful modules,\nat most {s.share:.0%} of the\nadapter's parameters",
+             f"Mods_Rob\nthe least harmful\nmodules, at most {s.share:.0%}\nof the parameters",
              f"warm-up\n{s.warm_rounds} of {s.rounds} rounds:\ntrain Mods_Rob alone", "then all modules\non the same data")
     for i, (text, colour) in enumerate(zip(texts, (GREY, GREY, BLUE, ORANGE, GREEN), strict=True)):
         _box(axes, 2.5 * i + 0.1, 0.5, 2.1, 1.5, text, colour)
