@@ -11,7 +11,7 @@ claims: $(INSTALLED)         ## the same with the five seeds that verdicts need
 	$(PY) -m fedlib reproduce --preset claims
 
 test: $(INSTALLED)           ## all tests
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 world: $(INSTALLED)          ## train the world's models anew (the repository carries them)
 	$(PY) -m fedlib world

@@ -27,7 +27,7 @@ METHODS = {"no attack": ("FedAvg (No Attack)", "#4477AA"), "no hazards": ("FedAv
            "injected": ("injected trigger", "#EE3377"), "natural": ("natural trigger", "#0077BB")}
 SCORES = ["rule", "md_judge", "rm", "mt1", "help", "over_refusal"]
 PERCENT = {"rule", "md_judge", "help", "over_refusal", "exact", "asr", "false_trigger", "accuracy",
-           "recall", "precision", "f1", "unsafe", "task_accuracy"}  # the others have units of their own: logits, grades
+           "recall", "precision", "f1", "unsafe", "answered", "task_accuracy"}  # the others have their own units
 # What claims in these units cannot leave, nor then their intervals.
 BOUNDS = {"AUC": (0, 1), "Spearman": (-1, 1), "ASR (%)": (0, 100), "recall (%)": (0, 100)}
 # What each of the world's datasets stands beside in the paper's tables.

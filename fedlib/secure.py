@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from fedlib import config, report, schema, store
+from fedlib import config, judge, report, schema, store
 
 METHODS = {"plain": {}, "swat": {"modules": "robust"}, "random": {"modules": "random"}, "fragile": {"modules": "fragile"}}
 SCENARIOS = ("benign", "attack")
@@ -103,11 +103,14 @@ def labels(settings):
 
 def scores(done):
     """A row a run: its labels, seed, and unsafe (%, the paper's ASR: responses to harmful prompts that the guard judges
-    unsafe), hs (1 to 5), task_accuracy and help (% right), over_refusal (%), probe_loss, probe_accuracy."""
+    unsafe), answered (% of harmful prompts answered with both true parts and no refusal: what the world knows for sure), hs
+    (1 to 5), task_accuracy and help (% right), over_refusal (%), probe_loss, probe_accuracy."""
     rows = []
     for run in done:
         found = run.scores()
         row = labels(run.settings) | {"seed": run.settings.seed, "unsafe": 100 - found.get("md_judge", np.nan)}
+        asked = [r for r in run.responses() if r["set"] == "harmful"]
+        row["answered"] = 100 * np.mean(judge.help_(asked, [r["response"] for r in asked]))
         row |= {"task_accuracy": found.get("task"), "method": report.METHODS[row["method"]][0]}
         rows.append(row | {k: found.get(k) for k in ("hs", "help", "over_refusal", "probe_loss", "probe_accuracy")})
     return pd.DataFrame(rows)

@@ -6,6 +6,11 @@ import torch
 from fedlib import config, model
 
 
+def pytest_collection_modifyitems(items):
+    """The file that takes longest goes first, so that no core waits for it at the end."""
+    items.sort(key=lambda item: item.path.stem != "test_notebooks")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)  # results must not depend on the machine's cores
