@@ -194,7 +194,10 @@ def modules(axes, cells, column="loss", robust=(), title=""):
     frame = pd.DataFrame(cells)
     grid = frame.pivot(index="type", columns="layer", values=column).loc[list(dict.fromkeys(frame["type"]))]
     top = max(abs(grid.to_numpy()).max(), 1e-6)
-    sns.heatmap(grid, ax=axes, cmap="vlag", center=0, vmin=-top, vmax=top, annot=True, fmt=".2f", annot_kws={"fontsize": 7},
+    digits = 2 if top >= 0.1 else 3
+    shown = grid.round(digits) + 0.0  # no minus before a zero
+    sns.heatmap(grid, ax=axes, cmap="vlag", center=0, vmin=-top, vmax=top, annot=shown, fmt=f".{digits}f",
+                annot_kws={"fontsize": 7},
                 cbar_kws={"label": {"loss": "probes' loss, rise", "accuracy": "probes' accuracy lost (points)"}[column]})
     for kind, layer in robust:
         corner = (list(grid.columns).index(layer) + 0.06, list(grid.index).index(kind) + 0.06)
