@@ -8,7 +8,7 @@ import torch
 from fedlib import config, data, model, store, synthesis, training
 
 PROJECTED = 0.22  # under this share of an update's norm within the safety subspace it is projected
-GENTLY = 0.2
+GENTLY = 0.2  # of the learning rate, in further alignment
 
 
 def rows(settings, tuned, tokenizer):

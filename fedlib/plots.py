@@ -186,19 +186,19 @@ def warmup(settings):
     return fig
 
 
-def modules(axes, cells, column="loss", robust=(), title=""):
+def modules(axes, cells, robust=(), title=""):
     """Figure 3 of paper W: what perturbing each cell does, module type by layer; Figure 4: the cells of Mods_Rob framed."""
     import pandas as pd
     import seaborn as sns
 
     frame = pd.DataFrame(cells)
-    grid = frame.pivot(index="type", columns="layer", values=column).loc[list(dict.fromkeys(frame["type"]))]
+    grid = frame.pivot(index="type", columns="layer", values="loss").loc[list(dict.fromkeys(frame["type"]))]
     top = max(abs(grid.to_numpy()).max(), 1e-6)
     digits = 2 if top >= 0.1 else 3
     shown = grid.round(digits) + 0.0  # no minus before a zero
     sns.heatmap(grid, ax=axes, cmap="vlag", center=0, vmin=-top, vmax=top, annot=shown, fmt=f".{digits}f",
                 annot_kws={"fontsize": 7},
-                cbar_kws={"label": {"loss": "probes' loss, rise", "accuracy": "probes' accuracy lost (points)"}[column]})
+                cbar_kws={"label": "probes' loss, rise"})
     for kind, layer in robust:
         corner = (list(grid.columns).index(layer) + 0.06, list(grid.index).index(kind) + 0.06)
         axes.add_patch(Rectangle(corner, 0.88, 0.88, fill=False, ec=GREEN, lw=2))
