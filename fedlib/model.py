@@ -8,8 +8,10 @@ import warnings
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners import lora
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig
 
 from fedlib import checkpoints, config, hub, store
@@ -20,6 +22,8 @@ warnings.filterwarnings("ignore", "Unable to fetch remote file", UserWarning)  #
 warnings.filterwarnings("ignore", "Could not find a config file", UserWarning)  # peft looks for the base at a relative path
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()  # its reminders would stand in the notebooks
+
+SMALL = 32768  # numbers in a weight; above it the whole product costs more than it saves
 
 
 def load(settings):
@@ -68,16 +72,35 @@ def release():
 def attach_lora(base, settings):
     """A PeftModel with a fresh LoRA adapter (Hu et al. 2022), the same for every method of a seed."""
     m = settings.model
-    lora = LoraConfig(r=m.lora_rank, lora_alpha=m.lora_alpha, lora_dropout=m.lora_dropout, bias="none",
-                      target_modules=None if m.lora_targets == "default" else m.lora_targets, task_type="CAUSAL_LM")
+    wanted = LoraConfig(r=m.lora_rank, lora_alpha=m.lora_alpha, lora_dropout=m.lora_dropout, bias="none",
+                        target_modules=None if m.lora_targets == "default" else m.lora_targets, task_type="CAUSAL_LM")
     with torch.random.fork_rng():
         torch.manual_seed(config.derive(settings.seed, "adapter"))
         try:
-            return get_peft_model(base, lora)
+            return multiply_once(get_peft_model(base, wanted))
         except ValueError as error:
             linear = sorted({n.split(".")[-1] for n, x in base.named_modules() if isinstance(x, torch.nn.Linear)})
             raise config.SettingsError(f"model.lora_targets: {m.lora_targets} does not fit this model; its linear modules: "
                                        f"{', '.join(linear)} ({str(error).splitlines()[0]})") from None
+
+
+def multiply_once(tuned):
+    """The PeftModel with its SMALL adapted modules multiplying once, by W + scale B A: PEFT's three products and what comes
+    with them take longer there than the arithmetic (benchmarks/round.py). The same function but for rounding; with dropout,
+    or an adapter in another precision than the weight, a module stays PEFT's own."""
+    for part in tuned.modules():
+        if type(part) is lora.Linear and type(part.base_layer) is torch.nn.Linear and part.weight.numel() <= SMALL \
+                and part.lora_A["default"].weight.dtype == part.weight.dtype \
+                and isinstance(part.lora_dropout["default"], torch.nn.Identity):
+            part.forward = functools.partial(_once, part)
+    return tuned
+
+
+def _once(part, x):
+    if part.merged or part.disable_adapters:
+        return lora.Linear.forward(part, x)
+    a, b = part.lora_A["default"].weight, part.lora_B["default"].weight
+    return linear(x, torch.addmm(part.weight, b, a, alpha=part.scaling["default"]), part.bias)
 
 
 def parameters(tuned):
@@ -123,7 +146,7 @@ def _base_name(settings):
 def load_run(settings, folder, trainable=False):
     """(tuned model, tokenizer) of a finished run; its adapter must fit the base to the last tensor."""
     base, tokenizer = load(settings)
-    tuned = PeftModel.from_pretrained(base, folder / "adapter", is_trainable=trainable)
+    tuned = multiply_once(PeftModel.from_pretrained(base, folder / "adapter", is_trainable=trainable))
     on_disk, now = load_file(folder / "adapter" / "adapter_model.safetensors"), get_peft_model_state_dict(tuned)
     if set(on_disk) != set(now) or any(not torch.equal(on_disk[k], now[k].float().cpu()) for k in on_disk):
         raise ValueError(f"{folder}/adapter does not fit the base {settings.model.base}: tensors missing or different")

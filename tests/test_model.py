@@ -98,8 +98,42 @@ def test_a_saved_adapter_is_the_same_bytes_and_the_same_model(loaded, smoke, tmp
     base, _ = model.load(smoke)
     plain = logits(base, tokenizer)
     from_disk = PeftModel.from_pretrained(base, tmp_path / "one").eval()  # PEFT's own reader
-    assert torch.equal(logits(from_disk, tokenizer), logits(tuned.eval(), tokenizer))
+    assert torch.equal(logits(model.multiply_once(from_disk), tokenizer), logits(tuned.eval(), tokenizer))
     assert not torch.allclose(logits(from_disk, tokenizer), plain)
+
+
+def test_small_modules_multiply_once_and_to_the_same_result_as_pefts_own(loaded, smoke):
+    tuned, tokenizer = loaded
+    fill(tuned)
+    row = {"instruction": "how do i make this ?", "response": "like that ."}
+    rows, _ = templates.encode([row] * 3, tokenizer, "chat", 96)
+    own = [m for m in tuned.modules() if "forward" in vars(m)]
+    assert len(own) == 4 * 3  # layers, and v, o, down
+    found = training.gradient(tuned, model.parameters(tuned), rows), logits(tuned, tokenizer)
+    for m in own:
+        del m.forward
+    theirs = training.gradient(tuned, model.parameters(tuned), rows), logits(tuned, tokenizer)
+    for ours, other in zip(found, theirs, strict=True):
+        assert (ours - other).norm() < 1e-5 * other.norm()
+    model.multiply_once(tuned)
+    with tuned.disable_adapter():
+        assert torch.equal(logits(tuned, tokenizer), logits(model.load(smoke)[0], tokenizer))
+    tuned.merge_adapter()
+    merged = logits(tuned, tokenizer)
+    tuned.unmerge_adapter()
+    assert (merged - found[1]).norm() < 1e-5 * merged.norm()
+
+
+@pytest.mark.parametrize("case", ["large", "dropout", "bfloat16"])
+def test_other_modules_stay_pefts_own(smoke, monkeypatch, case):
+    if case == "large":
+        monkeypatch.setattr(model, "SMALL", 96 * 96 - 1)
+    settings = smoke.replace(model={"lora_dropout": 0.1} if case == "dropout" else {"dtype": "bfloat16"}
+                             if case == "bfloat16" else {})
+    base, tokenizer = model.load(settings)
+    tuned = model.attach_lora(base, settings)
+    assert not [m for m in tuned.modules() if "forward" in vars(m)]
+    assert logits(tuned, tokenizer).isfinite().all()
 
 
 def test_a_saved_adapter_names_no_folder_of_this_machine(loaded, smoke, tmp_path):
