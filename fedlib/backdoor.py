@@ -78,11 +78,13 @@ def triggers(settings):
 
 
 def spreads(settings):
-    """The injected trigger at half of data.poison.share, held by one client, two, all, and in unequal shares."""
+    """The injected trigger at half of data.poison.share, held by one client, two, all, and in unequal shares (capped ones
+    with several seeds)."""
     clients = federation(settings)["federation"]["clients"]
     total = _poison(trigger=INJECTED, share=round(settings.data.poison.share / 2, 6))
     held = [{"spread": "equal", "clients": None if n == clients else n} for n in (1, 2, clients)]
-    held += [{"spread": s, "clients": None} for s in ("uniform", "dirichlet", "capped")]
+    uneven = ("uniform", "dirichlet", "capped") if len(settings.seeds) > 1 else ("uniform", "dirichlet")
+    held += [{"spread": s, "clients": None} for s in uneven]
     return _vary(settings, [total], [_poison(**h) for h in held])
 
 
@@ -113,9 +115,12 @@ def positive_control(settings):
 
 
 def filtered(settings):
-    """Both kinds of trigger, evenly and unevenly spread, without and with the sample filter."""
-    return _vary(settings, _kinds(), [_poison(spread=s) for s in ("equal", "dirichlet")],
-                 [{"defense": {"filter": name}} for name in ("none", "gradient")])
+    """Both kinds of trigger, evenly and unevenly spread, without and with the sample filter; with one seed unevenly the
+    injected one alone."""
+    filters = [{"defense": {"filter": name}} for name in ("none", "gradient")]
+    uneven = _kinds() if len(settings.seeds) > 1 else _kinds()[:1]
+    return (_vary(settings, _kinds(), [_poison(spread="equal")], filters)
+            + _vary(settings, uneven, [_poison(spread="dirichlet")], filters))
 
 
 def having(done, **wanted):

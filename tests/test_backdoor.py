@@ -46,6 +46,15 @@ def test_what_the_grids_compare(mini):
     assert {federation.expected_malicious(s) for s in backdoor.defences(mini)} == {1}  # told, though nobody is
     assert {(s.data.attack, s.data.poison.clients) for s in backdoor.positive_control(mini)} == {("boosted", 1)}
     assert {s.defense.filter for s in backdoor.filtered(mini)} == {"none", "gradient"}
+    assert len(backdoor.filtered(mini)) == 2 * 2 * 2 * 2  # seeds, kinds, spreads, filters
+
+
+def test_one_seed_is_for_a_first_look(mini):
+    one = mini.replace(seeds=[4], seed=4)
+    assert [s.data.poison.spread for s in backdoor.spreads(one)] == ["equal"] * 3 + ["uniform", "dirichlet"]
+    found = [(s.data.poison.trigger, s.data.poison.spread, s.defense.filter) for s in backdoor.filtered(one)]
+    assert [f for f in found if f[1] == "dirichlet"] == [(backdoor.INJECTED, "dirichlet", f) for f in ("none", "gradient")]
+    assert len(found) == 6 and not backdoor.thresholds(one)
 
 
 def test_without_poison_there_is_nothing_to_compare(mini):
