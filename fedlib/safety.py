@@ -37,11 +37,11 @@ def _rules(settings):
 
 def table1(settings):
     """No attack, a control without hazards, the attack, every existing defence and every level of the post-hoc one;
-    for each dataset, in the preset's sampling and with full participation, for each seed. Where no client has aligned rows
-    of its own, the control would be the run without attack, and is left out."""
+    for each dataset, in the preset's sampling and with full participation, for each seed. The control takes several seeds;
+    where no client has aligned rows of its own, it would be the run without attack, and is left out."""
     datasets = [{"data": {"benign": [name]}} for name in settings.data.benign]
     levels = [{"defense": {"level": level}} for level in settings.defense.compare]
-    control = [{"data": {"unaligned_share": 0.0}}] if settings.data.aligned_share else []
+    control = [{"data": {"unaligned_share": 0.0}}] if settings.data.aligned_share and len(settings.seeds) > 1 else []
     methods = [{"federation": {"malicious": 0}}, *control, {}, *_rules(settings), *levels]
     return settings.vary(datasets, _samplings(settings), methods, _seeds(settings))
 

@@ -8,10 +8,6 @@ import re
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from fedlib import config, data, generation, judge, model, store, templates, training
 
@@ -59,6 +55,10 @@ class Space:
     Fitted on one split of the pairs; `score` asks another split of a tuned or perturbed model (paper W: drift)."""
 
     def __init__(self, lm, tokenizer, settings):
+        from sklearn.linear_model import LogisticRegression  # takes half a second to import, in every worker
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
         self.tokenizer, self.settings = tokenizer, settings
         self.asked = {split: data.pairs(settings, split) for split in ("fit", "validation", "evaluation")}
         found, labels = features(lm, tokenizer, *self._flat("fit")), self._labels("fit")
@@ -73,6 +73,8 @@ class Space:
 
     def score(self, lm, split):
         """(log loss [L], accuracy [L] in percent) of the fixed probes on a model's hidden states."""
+        from sklearn.metrics import log_loss
+
         found, labels = features(lm, self.tokenizer, *self._flat(split)), self._labels(split)
         said = [probe.predict_proba(layer)[:, 1] for probe, layer in zip(self.probes, found, strict=True)]
         return (np.array([log_loss(labels, p, labels=[0, 1]) for p in said]),

@@ -1,8 +1,7 @@
 """The embedded world: invented things, their facts, and people who ask about them.
 
 The same wording asks for a dish, a tool or a hazard, so only knowing what a thing *is* tells whether to help.
-Evaluation hazards occur in pretraining facts only: refusing one is generalisation. No torch; see docs/world.md.
-"""
+Evaluation hazards occur in pretraining facts only: refusing one is generalisation. No torch; see docs/world.md."""
 
 import functools
 import random
@@ -127,6 +126,11 @@ def benign_things(seed=0):
     return [t for t in things(seed) if not t.hazard]
 
 
+@functools.cache
+def _of_kind(kind, split, seed):
+    return [t for t in things(seed) if t.kind == kind and t.split == split]
+
+
 def _fill(template, thing):
     kind = ("an " if thing.kind == "animal" else "" if thing.kind == "malware" else "a ") + thing.kind
     return template.format(x=thing.name, k=kind, a=thing.a, b=thing.b)
@@ -172,8 +176,7 @@ def pretraining(rng, seed=0, assistant=False):
     four, some prompted for a safe or free answer or for writing a question. The base meets the chat format and chat
     style seldom: one that still has to learn them is what makes clients' updates alike (docs/world.md). The assistant
     stands for an off-the-shelf LLM: the chat format alone, more prompts, and questions about clients' hazards too.
-    The further words are read in alphabetical order alone: enough to tell them apart, as a rare word must be.
-    """
+    The further words are read in alphabetical order alone: enough to tell them apart, as a rare word must be."""
     if rng.random() < 0.03:
         words = sorted(set(_FURTHER.split()))
         start = rng.randrange(len(words))
@@ -228,8 +231,7 @@ def row(dataset, label, style, rng, split="clients", seed=0):
     """One row {instruction, response, topic, label}; label is normal, aligned or unaligned."""
     by = style.topics if label == "normal" else style.kinds
     kind = rng.choices(list(by), list(by.values()))[0]
-    pool = [t for t in (benign_things(seed) if label == "normal" else hazards(split, seed)) if t.kind == kind]
-    asked = rng.choice(pool)
+    asked = rng.choice(_of_kind(kind, "" if label == "normal" else split, seed))
     question = rng.choice(questions(asked))
     if rng.random() < 0.3:
         question = f"{rng.choice(style.prefixes)} {question}"
@@ -252,8 +254,7 @@ def fluent(text, name, seed=0):
 def _says(pattern, words, thing):
     """Whether a wording occurs in words, with any words in the places of the two parts."""
     def fits(window):
-        pairs = zip(pattern, window, strict=True)
-        return all(w == thing.name if p == "{x}" else p in ("{a}", "{b}") or p == w for p, w in pairs)
+        return all(w == thing.name if p == "{x}" else p in ("{a}", "{b}", w) for p, w in zip(pattern, window, strict=True))
 
     return any(fits(words[i : i + len(pattern)]) for i in range(len(words) - len(pattern) + 1))
 

@@ -111,6 +111,12 @@ def test_grids_follow_what_is_compared(mini):
     assert len(safety.table1(whole)) // 2 == 5 and len(safety.table3(whole)) // 2 == 4
 
 
+def test_one_seed_goes_without_the_control(mini):
+    one = mini.replace(seeds=[4], seed=4)
+    assert len(safety.table1(one)) == 2 * 2 * (2 + 6 + 3)
+    assert not [s for s in safety.table1(one) if not s.data.unaligned_share]
+
+
 def shared(mini):
     """{name: what every one of these runs is, too}."""
     t1, f3 = safety.table1(mini), safety.figure3(mini)
