@@ -121,22 +121,40 @@ def weights(axes, record, rule):
     axes.grid(axis="x", visible=False)
 
 
-def heatmap(axes, record, title):
-    """Pairwise cosine similarity of one round's updates; the malicious block is framed."""
-    import seaborn as sns
+def heatmaps(groups):
+    """Figure 3a of paper S, of {name: a run's rounds}, a column each: pairwise cosine similarity of the updates of the first
+    round (above) and of the last (below). One scale of colours for all, so that panels can be compared."""
+    fig, axes = report.style().subplots(2, len(groups), figsize=(3.1 * len(groups) + 1, 7.2), squeeze=False)
+    ends = {name: (rounds[0], rounds[-1]) for name, rounds in groups.items()}
+    cosines = [np.array(record["cosine"]) for pair in ends.values() for record in pair]
+    top = max(0.1, *(np.abs(c[~np.eye(len(c), dtype=bool)]).max(initial=0) for c in cosines))
+    for column, (name, pair) in zip(axes.T, ends.items(), strict=True):
+        for ax, record in zip(column, pair, strict=True):
+            heatmap(ax, record, top, f"{name}\nround {record['round'] + 1} of {len(groups[name])}")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("client")
+    fig.colorbar(axes[0, 0].collections[0], ax=axes, label="cosine similarity", shrink=0.5)
+    return fig
 
+
+def heatmap(axes, record, top, title):
+    """Pairwise cosine similarity of one round's updates, coloured from -top to top; the malicious block is framed."""
     cosine, clients = np.array(record["cosine"]), record["sampled"]
-    few = len(clients) <= 12
-    off = cosine[~np.eye(len(cosine), dtype=bool)]
-    sns.heatmap(cosine, ax=axes, cmap="vlag", center=0, vmin=min(-0.1, off.min()), vmax=max(0.1, off.max()), square=True,
-                annot=few, fmt=".2f", annot_kws={"fontsize": 6}, mask=np.eye(len(cosine), dtype=bool),
-                xticklabels=clients, yticklabels=clients, cbar_kws={"label": "cosine similarity", "shrink": 0.8})
+    itself = np.eye(len(clients), dtype=bool)
+    axes.pcolormesh(np.ma.masked_array(cosine, itself), cmap="vlag", vmin=-top, vmax=top)  # seaborn's draws all each time
+    for i, j in zip(*np.nonzero(~itself), strict=True) if len(clients) <= 12 else ():
+        colour = "white" if abs(cosine[i, j]) > 0.6 * top else "#222222"
+        axes.text(j + 0.5, i + 0.5, f"{cosine[i, j]:.2f}", ha="center", va="center", fontsize=6, color=colour,
+                  in_layout=False)
+    ticks = np.arange(len(clients)) + 0.5
+    axes.set(xticks=ticks, xticklabels=clients, yticks=ticks, yticklabels=clients, aspect="equal")
+    axes.invert_yaxis()
     axes.grid(visible=False)
     inside = [i for i, k in enumerate(clients) if k in record["malicious"]]
     if inside:
         corner, side = (inside[0], inside[0]), len(inside)
         axes.add_patch(Rectangle(corner, side, side, fill=False, ec=RED, lw=2.5, clip_on=False))
-    axes.set(title=title, xlabel="client (malicious framed)", ylabel="client")
+    axes.set(title=title, xlabel="client (malicious framed)" if inside else "client")
 
 
 def curves(axes, groups, xlabel, ylabel, title="", legend=True, chance=0.5):

@@ -8,6 +8,7 @@ import re
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -36,12 +37,13 @@ def reproduce(preset, only="*", jobs=None):
     executed = report.folder(settings, "executed")
     state = {n: {"name": n, "text": "waiting", "seconds": 0.0} for n in chosen}
     console, began = Console(), time.monotonic()
-    at_once = 1 if config.device(settings) == "cuda" else max(1, runs.cores())  # a GPU's memory is for one
-    with tempfile.TemporaryDirectory(prefix="fedlib-") as scratch, Live(console=console, refresh_per_second=4) as live:
+    jobs = jobs or (1 if config.device(settings) == "cuda" else max(1, runs.cores()))  # a GPU's memory is for one
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, runs.cores() // min(jobs, len(chosen)))))  # more are slow together
+    with (tempfile.TemporaryDirectory(prefix="fedlib-") as scratch, Live(console=console, refresh_per_second=4) as live,
+          ProcessPoolExecutor(min(jobs, len(chosen)), get_context("spawn"), runs.end_with_parent) as pool):
         last = [n for n in chosen if n.startswith("90_")]
-        for wave in ([n for n in chosen if n not in last], last):
-            if wave:
-                _wave(wave, preset, executed, jobs or at_once, Path(scratch), state, live)
+        for wave in filter(None, ([n for n in chosen if n not in last], last)):
+            _wave(pool, wave, preset, executed, Path(scratch), state, live)
     for s in state.values():
         if not console.is_terminal:
             console.print(_text(s), highlight=False)
@@ -52,17 +54,19 @@ def reproduce(preset, only="*", jobs=None):
     return 1 if failed else 0
 
 
-def _wave(names, preset, executed, jobs, scratch, state, live):
-    with ProcessPoolExecutor(min(jobs, len(names)), get_context("spawn"), runs.end_with_parent,
-                             max_tasks_per_child=1) as pool:
+def _wave(pool, names, preset, executed, scratch, state, live):
+    try:
         futures = {n: pool.submit(_execute, NOTEBOOKS / f"{n}.ipynb", preset, executed, scratch) for n in names}
-        while True:
-            for name, future in futures.items():
-                state[name] |= _look(name, future, scratch)
-            live.update(_lines(state) if live.console.is_terminal else "")
-            if all(f.done() for f in futures.values()):
-                return
-            time.sleep(0.25)
+    except BrokenProcessPool as error:  # an earlier notebook's process was killed
+        state.update({n: state[n] | {"text": f"failed: {error}"} for n in names})
+        return
+    while True:
+        for name, future in futures.items():
+            state[name] |= _look(name, future, scratch)
+        live.update(_lines(state) if live.console.is_terminal else "")
+        if all(f.done() for f in futures.values()):
+            return
+        time.sleep(0.25)
 
 
 def _look(name, future, scratch):

@@ -3,7 +3,6 @@
 Tensors come in, but torch is not imported: a warm notebook works on records alone."""
 
 import numpy as np
-from scipy import stats
 
 
 def cosine(updates):
@@ -49,7 +48,13 @@ def auc(scores, malicious):
     scores, malicious = np.asarray(scores, dtype=float), np.asarray(malicious, dtype=bool)
     if malicious.all() or not malicious.any():
         raise ValueError("the AUC needs both benign and malicious clients")
-    return float(_auc_of_ranks(stats.rankdata(scores), malicious))
+    return float(_auc_of_ranks(_ranks(scores), malicious))
+
+
+def _ranks(scores):
+    from scipy.stats import rankdata  # takes half a second to import, in every worker
+
+    return rankdata(scores, axis=-1)
 
 
 def _auc_of_ranks(ranks, malicious):
@@ -63,7 +68,7 @@ def permutation_test(scores, malicious, draws=10_000):
 
     The smallest p that it can give is 1 / (draws + 1)."""
     scores, malicious = np.atleast_2d(np.asarray(scores, dtype=float)), np.asarray(malicious, dtype=bool)
-    ranks = stats.rankdata(scores, axis=1)
+    ranks = _ranks(scores)
     rng = np.random.default_rng(0)
     shuffled = rng.permuted(np.broadcast_to(malicious, (draws, *ranks.shape)).copy(), axis=-1)
     found, chance = (_auc_of_ranks(ranks, who).mean(axis=-1) for who in (malicious, shuffled))

@@ -170,19 +170,31 @@ def test_weights_without_attack_have_no_frame(axes):
 def test_heatmap_frames_the_malicious_block(axes, clients, malicious, frame):
     told = record(malicious, clients)
     told["cosine"][0][1] = told["cosine"][1][0] = -0.25
-    plots.heatmap(axes, told, "round 1")
+    plots.heatmap(axes, told, 0.6, "round 1")
     assert frames(axes) == ([frame] if frame else [])
     shown = axes.collections[0].get_array().reshape(len(clients), -1)
     assert np.ma.getmaskarray(shown).tolist() == np.eye(len(clients), dtype=bool).tolist()  # oneself says nothing
     assert shown[0, 1] == -0.25 and shown[0, 2] == 0.5
     assert labels(axes) == labels(axes, "x") == [str(k) for k in clients] and axes.get_title() == "round 1"
-    assert axes.collections[0].get_clim() == (-0.25, 0.5)  # the colours span what there is
+    assert axes.collections[0].get_clim() == (-0.6, 0.6)
     assert "-0.25" in [t.get_text() for t in axes.texts]
 
 
 def test_a_large_heatmap_has_no_numbers_in_it(axes):
-    plots.heatmap(axes, record((12,), range(13)), "")
+    plots.heatmap(axes, record((12,), range(13)), 1, "")
     assert not [t for t in axes.texts if t.get_text()]
+
+
+def test_heatmaps_have_the_first_and_the_last_round_on_one_scale():
+    rounds = [record((3, 4), range(5)) | {"round": i} for i in range(3)]
+    rounds[1]["cosine"][0][1] = -1  # is not shown
+    rounds[2]["cosine"][0][1] = -0.75
+    fig = plots.heatmaps({"attack": rounds, "control": rounds[:1]})
+    panels = fig.axes[:4]
+    assert [a.get_title() for a in panels] == [f"{n}\nround {r} of {k}" for n, r, k in (
+        ("attack", 1, 3), ("control", 1, 1), ("attack", 3, 3), ("control", 1, 1))]
+    assert {a.collections[0].get_clim() for a in panels} == {(-0.75, 0.75)} and len(fig.axes) == 5  # one colour bar
+    report.style().close(fig)
 
 
 # The overview and the claims.
