@@ -98,8 +98,8 @@ def gradient_filter(settings, tuned, tokenizer, rows):
             labels, means = clusters(features(row_gradients(tuned, [encoded[i][0] for i in kept])))
         found[client] = dict(zip(kept, labels, strict=True)), means
     suspected = suspects({client: means for client, (_, means) in found.items()})
-    out = {client: [i for i, c in found[client][0].items() if c in suspected[client]] for client in rows}
-    return ({client: [r for i, r in enumerate(own) if i not in set(out[client])] for client, own in rows.items()},
+    out = {client: {i for i, c in found[client][0].items() if c in suspected[client]} for client in rows}
+    return ({client: [r for i, r in enumerate(own) if i not in out[client]] for client, own in rows.items()},
             _record(rows, out))
 
 

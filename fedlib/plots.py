@@ -140,21 +140,28 @@ def heatmaps(groups):
 def heatmap(axes, record, top, title):
     """Pairwise cosine similarity of one round's updates, coloured from -top to top; the malicious block is framed."""
     cosine, clients = np.array(record["cosine"]), record["sampled"]
-    itself = np.eye(len(clients), dtype=bool)
-    axes.pcolormesh(np.ma.masked_array(cosine, itself), cmap="vlag", vmin=-top, vmax=top)  # seaborn's draws all each time
-    for i, j in zip(*np.nonzero(~itself), strict=True) if len(clients) <= 12 else ():
-        colour = "white" if abs(cosine[i, j]) > 0.6 * top else "#222222"
-        axes.text(j + 0.5, i + 0.5, f"{cosine[i, j]:.2f}", ha="center", va="center", fontsize=6, color=colour,
-                  in_layout=False)
-    ticks = np.arange(len(clients)) + 0.5
-    axes.set(xticks=ticks, xticklabels=clients, yticks=ticks, yticklabels=clients, aspect="equal")
-    axes.invert_yaxis()
-    axes.grid(visible=False)
+    _matrix(axes, np.ma.masked_array(cosine, np.eye(len(clients), dtype=bool)), top, clients, clients,
+            2 if len(clients) <= 12 else None)
     inside = [i for i, k in enumerate(clients) if k in record["malicious"]]
     if inside:
         corner, side = (inside[0], inside[0]), len(inside)
         axes.add_patch(Rectangle(corner, side, side, fill=False, ec=RED, lw=2.5, clip_on=False))
-    axes.set(title=title, xlabel="client (malicious framed)" if inside else "client")
+    axes.set(title=title, xlabel="client (malicious framed)" if inside else "client", aspect="equal")
+
+
+def _matrix(axes, values, top, rows, columns, digits):
+    """A masked matrix as cells coloured from -top to top, with their numbers (digits: None for none), and its colours.
+    By hand: seaborn's heatmap draws the whole figure each time it adds one."""
+    cells = axes.pcolormesh(values, cmap="RdBu_r", vmin=-top, vmax=top)
+    for (i, j), value in np.ndenumerate(values) if digits else ():
+        if not np.ma.getmaskarray(values)[i, j]:
+            colour = "white" if abs(value) > 0.6 * top else "#222222"
+            axes.text(j + 0.5, i + 0.5, f"{round(value, digits) + 0.0:.{digits}f}", color=colour, fontsize=6.5, ha="center",
+                      va="center", in_layout=False)
+    axes.set(yticks=np.arange(len(rows)) + 0.5, yticklabels=rows, xticks=np.arange(len(columns)) + 0.5, xticklabels=columns)
+    axes.invert_yaxis()
+    axes.grid(visible=False)
+    return cells
 
 
 def curves(axes, groups, xlabel, ylabel, title="", legend=True, chance=0.5):
@@ -207,22 +214,16 @@ def warmup(settings):
 def modules(axes, cells, robust=(), title=""):
     """Figure 3 of paper W: what perturbing each cell does, module type by layer; Figure 4: the cells of Mods_Rob framed."""
     import pandas as pd
-    import seaborn as sns
 
     frame = pd.DataFrame(cells)
     grid = frame.pivot(index="type", columns="layer", values="loss").loc[list(dict.fromkeys(frame["type"]))]
     top = max(abs(grid.to_numpy()).max(), 1e-6)
-    digits = 2 if top >= 0.1 else 3
-    shown = grid.round(digits) + 0.0  # no minus before a zero
-    sns.heatmap(grid, ax=axes, cmap="vlag", center=0, vmin=-top, vmax=top, annot=shown, fmt=f".{digits}f",
-                annot_kws={"fontsize": 7},
-                cbar_kws={"label": "probes' loss, rise"})
+    shown = _matrix(axes, np.ma.masked_invalid(grid.to_numpy()), top, grid.index, grid.columns, 2 if top >= 0.1 else 3)
+    axes.figure.colorbar(shown, ax=axes, label="probes' loss, rise")
     for kind, layer in robust:
         corner = (list(grid.columns).index(layer) + 0.06, list(grid.index).index(kind) + 0.06)
         axes.add_patch(Rectangle(corner, 0.88, 0.88, fill=False, ec=GREEN, lw=2))
-    axes.grid(visible=False)
     axes.set(title=title, ylabel="", xlabel="layer" + (" (Mods_Rob framed)" if robust else ""))
-    axes.tick_params(axis="y", rotation=0)
 
 
 def probes(axes, found, which, ylabel, title=""):
