@@ -143,7 +143,8 @@ def _page(settings, executed, names):
         made = notebook["metadata"].get("papermill", {})
         state = f"executed {(made.get('start_time') or '?')[:16]}" + (", failed" if made.get("exception") else "")
         links.append(f'<a href="#{name}">{html.escape(first.lstrip("# "))} <small>({state})</small></a>')
-        sections.append(f'<section id="{name}">{re.sub(r"<script.*?</script>", "", body, flags=re.S)}</section>')
+        body = re.sub(r'href="(\w+)\.ipynb"', r'href="#\1"', re.sub(r"<script.*?</script>", "", body, flags=re.S))
+        sections.append(f'<section id="{name}">{body}</section>')
     seeds = ", ".join(map(str, settings.seeds))
     text = (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
             f"<title>fedlib: {settings.preset}</title><style>{STYLE}</style><h1>Safety of federated instruction tuning</h1>"

@@ -149,6 +149,7 @@ def test_the_page_is_self_contained(smoke_outputs):
     assert all(source.startswith("data:") for source in re.findall(r'<img[^>]*\bsrc="([^"]{0,20})', page))
     loads = r'<script[^>]*\bsrc=|<link[^>]*\bhref=|<iframe|@import|url\(\s*["\']?(?:https?:)?//'
     assert not re.search(loads, page) and "<script" not in page
+    assert all(link.startswith(("#", "http")) for link in re.findall(r'href="([^"]*)"', page)), "a file not beside it"
 
 
 def test_responses_to_harmful_prompts_are_nowhere(smoke_outputs):
