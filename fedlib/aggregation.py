@@ -1,7 +1,7 @@
 """The server's rules: clients' updates in, one update and each client's weight out. Pure functions of a matrix.
 
 Updates are [K, D]. Rules that sort or regress each coordinate take the coordinates in blocks, so that extra memory stays
-below one copy of the input; residual needs one. variant "paper" is the original paper's rule, "published" that of
+below one copy of the input where D is large. variant "paper" is the original paper's rule, "published" that of
 FedLLM-Attack, the safety paper's release, where it differs. Weights are for reporting, normalised to sum 1.
 """
 
@@ -126,7 +126,7 @@ def residual(updates, *, variant, threshold=None, strength=2.0, **_):
         return _mean_of(updates, torch.arange(n))
     values = updates.cpu().numpy()  # numpy sorts short rows 20 times faster than torch, and threads can share the work
     slopes, update = np.empty((2, values.shape[1]), values.dtype)
-    order, kept = np.empty(values.shape, np.min_scalar_type(n)), np.empty(values.shape, bool)  # half a copy together
+    order, kept = np.empty(values.shape, np.min_scalar_type(n)), np.empty(values.shape, bool)  # together half a copy
     centred = np.arange(n)[:, None] - (n - 1) / 2
     reach = strength * np.sqrt(2 / n * (1 - 1 / n - centred**2 / (centred**2).sum()))  # 1 - leverage under the root
     centred, reach = centred.astype(values.dtype), reach.astype(values.dtype)
@@ -162,14 +162,15 @@ def residual(updates, *, variant, threshold=None, strength=2.0, **_):
 
 
 def clipping(updates, *, sizes, **_):
-    """Norm clipping (Sun et al. 2019): each update scaled down to the median of the norms, then the mean by sizes."""
+    """Norm clipping (Sun et al. 2019): each update scaled down to the median of the norms (of an even number
+    the lower middle one), then the mean by sizes."""
     weights = sizes / sizes.sum() * _clip(_gram(updates).diagonal().sqrt())
     return weights.to(updates) @ updates, (weights / weights.sum()).to(updates)
 
 
 def flame(updates, *, generator, noise=0.001, **_):
     """FLAME-like (Nguyen et al. 2022): clients in the largest cluster of cosine distances (HDBSCAN, more than half of them,
-    outliers dropped), clipped to the median of all norms; their plain mean with noise of that norm times `noise`."""
+    outliers dropped), clipped to the (lower) median of all norms; their plain mean with noise of that norm times `noise`."""
     n, admitted = len(updates), torch.arange(len(updates))
     gram = _gram(updates)
     norms = gram.diagonal().sqrt()

@@ -209,7 +209,7 @@ class _Loader(yaml.SafeLoader):
 
 def _read(file):
     try:
-        content = _Loader(file.read_text(encoding="utf-8")).get_single_data() or {}
+        content = _Loader(file.read_text(encoding="utf-8")).get_single_data()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file}: cannot be read ({error})") from None
     except yaml.YAMLError as error:
@@ -217,7 +217,8 @@ def _read(file):
         where, what = mark.line + 1 if mark else "?", getattr(error, "problem", None) or error
         raise SettingsError(f"{file}: line {where}: not valid YAML ({what})") from None
     if not isinstance(content, dict):
-        raise SettingsError(f"{file}: must hold groups of settings, found {type(content).__name__}")
+        found = "nothing" if content is None else type(content).__name__
+        raise SettingsError(f"{file}: must hold groups of settings, found {found}")
     for key in content:
         if key not in (*GROUPS, "preset", "seeds"):
             raise SettingsError(f"{file}: {key}: no such group{nearest(str(key), (*GROUPS, 'preset', 'seeds'))}")

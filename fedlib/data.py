@@ -253,6 +253,8 @@ def revision(settings, what="training"):
         if {d.unaligned, d.harmful} & set(names):
             raise files.DataError("model.scratch.files: the base must not read the unaligned rows or the evaluation prompts")
         return config.digest([[f, _digest(_file(settings, f))] for f in names])
+    if d.folder and not config.path(d.folder).is_dir():
+        raise files.DataError(f"data.folder: no folder {config.path(d.folder)}")
     attacked = settings.federation.malicious > 0 and d.attack == "unaligned"
     for label, needed in (("aligned", d.aligned_share), ("unaligned", attacked), ("harmful", True)):
         if needed and getattr(d, label) is None:

@@ -158,7 +158,9 @@ def _matrix(axes, values, top, rows, columns, digits):
             colour = "white" if abs(value) > 0.6 * top else "#222222"
             axes.text(j + 0.5, i + 0.5, f"{round(value, digits) + 0.0:.{digits}f}", color=colour, fontsize=6.5, ha="center",
                       va="center", in_layout=False)
-    axes.set(yticks=np.arange(len(rows)) + 0.5, yticklabels=rows, xticks=np.arange(len(columns)) + 0.5, xticklabels=columns)
+    for axis, names in ((axes.yaxis, rows), (axes.xaxis, columns)):
+        step = -(-len(names) // 24)  # more names would lie over each other
+        axis.set_ticks(np.arange(len(names))[::step] + 0.5, list(names)[::step])
     axes.invert_yaxis()
     axes.grid(visible=False)
     return cells
@@ -169,12 +171,12 @@ def curves(axes, groups, xlabel, ylabel, title="", legend=True, chance=0.5):
 
     chance: where guessing lies on an axis from 0 to 1; None for a quantity of another kind."""
     known = dict(report.METHODS.values())
-    for (name, runs), other in zip(groups.items(), (RED, ORANGE, PURPLE, GREEN, BLUE), strict=False):
-        colour = known.get(name, other)
+    for i, ((name, runs), other) in enumerate(zip(groups.items(), (RED, ORANGE, PURPLE, GREEN, BLUE), strict=False)):
+        colour, width = known.get(name, other), max(1.5, 5 - 0.8 * i)  # what lies under another is still seen
         x = np.arange(1, len(runs[0]) + 1)
         for line in runs if len(runs) > 1 else ():
             axes.plot(x, line, color=colour, alpha=0.25, lw=1)
-        axes.plot(x, np.mean(runs, axis=0), "o-", color=colour, lw=2.5, ms=4, label=name)
+        axes.plot(x, np.mean(runs, axis=0), "o-", color=colour, lw=width, ms=2 * width, label=name)
     if chance is not None:
         axes.axhline(chance, color="black", ls="--", lw=1, label="guessing")
         axes.set(ylim=(-0.02, 1.04))

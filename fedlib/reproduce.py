@@ -3,13 +3,13 @@
 import fnmatch
 import html
 import json
+import multiprocessing
 import os
 import re
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 
 from rich.console import Console
@@ -40,10 +40,15 @@ def reproduce(preset, only="*", jobs=None):
     jobs = jobs or (1 if config.device(settings) == "cuda" else max(1, runs.cores()))  # a GPU's memory is for one
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, runs.cores() // min(jobs, len(chosen)))))  # more are slow together
     with (tempfile.TemporaryDirectory(prefix="fedlib-") as scratch, Live(console=console, refresh_per_second=4) as live,
-          ProcessPoolExecutor(min(jobs, len(chosen)), get_context("spawn"), runs.end_with_parent) as pool):
+          ProcessPoolExecutor(min(jobs, len(chosen)), multiprocessing.get_context("spawn"), runs.end_with_parent) as pool):
         last = [n for n in chosen if n.startswith("90_")]
-        for wave in filter(None, ([n for n in chosen if n not in last], last)):
-            _wave(pool, wave, preset, executed, Path(scratch), state, live)
+        try:
+            for wave in filter(None, ([n for n in chosen if n not in last], last)):
+                _wave(pool, wave, preset, executed, Path(scratch), state, live)
+        except BaseException:  # interrupted: a worker would go on with the next notebook
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
     for s in state.values():
         if not console.is_terminal:
             console.print(_text(s), highlight=False)
@@ -141,7 +146,8 @@ def _page(settings, executed, names):
         lines = [line for c in notebook["cells"] for line in "".join(c["source"]).splitlines()]
         first = next((line for line in lines if line.startswith("# ")), name)
         made = notebook["metadata"].get("papermill", {})
-        state = f"executed {(made.get('start_time') or '?')[:16]}" + (", failed" if made.get("exception") else "")
+        ended = ", failed" if made.get("exception") else "" if made.get("end_time") else ", unfinished"
+        state = f"executed {(made.get('start_time') or '?')[:16]}{ended}"
         links.append(f'<a href="#{name}">{html.escape(first.lstrip("# "))} <small>({state})</small></a>')
         body = re.sub(r'href="(\w+)\.ipynb"', r'href="#\1"', re.sub(r"<script.*?</script>", "", body, flags=re.S))
         sections.append(f'<section id="{name}">{body}</section>')

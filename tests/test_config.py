@@ -116,7 +116,7 @@ FILES = [  # a file's text, what the line must hold besides the file's name
     ("seeds: 3", ["seeds", "list"]),
     ("data: {rows: 3", ["line 1", "not valid YAML"]),
     ("data:\n\trows: 3", ["line 2", "not valid YAML"]),
-    ("- data", ["must hold groups", "list"]),
+    ("- data", ["must hold groups", "list"]), ("", ["must hold groups", "nothing"]),
     (b"preset: sm\xe9", ["cannot be read"]),
 ]
 

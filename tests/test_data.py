@@ -364,7 +364,7 @@ def test_a_file_that_changes_is_read_anew(local):
 @pytest.mark.parametrize("missing, said", [
     ({"aligned": None}, "data.aligned"), ({"unaligned": None}, "data.unaligned"),
     ({"harmful": None}, "data.harmful"),
-    ({"benign": ["oen.json"]}, "did you mean 'one.json'"), ({"folder": "no/such/place"}, "no such file")])
+    ({"benign": ["oen.json"]}, "did you mean 'one.json'"), ({"folder": "no/such/place"}, "data.folder: no folder")])
 def test_what_is_missing_is_found_before_any_work(local, missing, said):
     assert said in error(data.revision, local.replace(data=missing))
 

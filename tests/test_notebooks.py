@@ -7,8 +7,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -256,12 +258,26 @@ def notebook(source):
     return json.dumps(made | {"cells": [made["cells"][0], parameters(made)[0], cell]})
 
 
-def test_a_failed_notebook_does_not_stop_the_others(tmp_path, store):
-    (tmp_path / "notebooks").mkdir()
-    sources = {"10_bad": "raise ValueError('this one fails')", "11_good": "print(preset, 6 * 7)"}
+def lay(folder, sources):
+    """Notebooks of one cell each in a folder, and main.py, which reproduces them."""
+    (folder / "notebooks").mkdir()
     for name, source in sources.items():
-        (tmp_path / "notebooks" / f"{name}.ipynb").write_text(notebook(source), encoding="utf-8")
-    (tmp_path / "main.py").write_text(MAIN, encoding="utf-8")
+        (folder / "notebooks" / f"{name}.ipynb").write_text(notebook(source), encoding="utf-8")
+    (folder / "main.py").write_text(MAIN, encoding="utf-8")
+
+
+def test_an_interrupt_stops_all_notebooks(tmp_path, store):
+    """Also those that had not begun: three, two at a time."""
+    lay(tmp_path, {f"1{i}_slow": f"open('{tmp_path}/begun{i}', 'w'); import time; time.sleep(100)" for i in range(3)})
+    call = subprocess.Popen([sys.executable, "main.py"], cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL)
+    while len(list(tmp_path.glob("begun*"))) < 2 and call.poll() is None:
+        time.sleep(0.1)
+    os.killpg(call.pid, signal.SIGINT)
+    assert call.wait(60) != 0 and not (tmp_path / "begun2").exists()
+
+
+def test_a_failed_notebook_does_not_stop_the_others(tmp_path, store):
+    lay(tmp_path, {"10_bad": "raise ValueError('this one fails')", "11_good": "print(preset, 6 * 7)"})
     done = subprocess.run([sys.executable, "main.py"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1, done.stderr[-2000:]
     assert re.search(r"10_bad .* failed in cell \d+: ValueError: this one fails", done.stdout)

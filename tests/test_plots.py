@@ -126,7 +126,7 @@ def test_lines_of_one_seed_have_no_band_but_are_drawn(axes):
 
 def test_curves_count_rounds_from_one(axes):
     plots.curves(axes, {"attack": [[0.5, 0.7], [0.7, 0.9]], "alone": [[0.2, 0.4]]}, "round", "AUC", "krum")
-    thick = [line for line in axes.get_lines() if line.get_linewidth() == 2.5]
+    thick = [line for line in axes.get_lines() if line.get_marker() == "o"]
     assert [line.get_label() for line in thick] == ["attack", "alone"]
     np.testing.assert_allclose([line.get_ydata() for line in thick], [[0.6, 0.8], [0.2, 0.4]])
     assert all(line.get_xdata().tolist() == [1, 2] for line in thick)
@@ -183,6 +183,8 @@ def test_heatmap_frames_the_malicious_block(axes, clients, malicious, frame):
 def test_a_large_heatmap_has_no_numbers_in_it(axes):
     plots.heatmap(axes, record((12,), range(13)), 1, "")
     assert not [t for t in axes.texts if t.get_text()]
+    plots.heatmap(axes.figure.add_subplot(), record((49,), range(50)), 1, "")
+    assert labels(axes.figure.axes[-1]) == [str(k) for k in range(0, 50, 3)]  # as many as can be read
 
 
 def test_heatmaps_have_the_first_and_the_last_round_on_one_scale():
