@@ -36,7 +36,7 @@ def reproduce(preset, only="*", jobs=None):
         raise config.SettingsError(f"--only: no notebook matches {only!r}{config.nearest(only, names)}")
     executed = report.folder(settings, "executed")
     state = {n: {"name": n, "text": "waiting", "seconds": 0.0} for n in chosen}
-    console, began = Console(), time.monotonic()
+    console, began, others = Console(), time.monotonic(), set(multiprocessing.active_children())
     jobs = jobs or (1 if config.device(settings) == "cuda" else max(1, runs.cores()))  # a GPU's memory is for one
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, runs.cores() // min(jobs, len(chosen)))))  # more are slow together
     with (tempfile.TemporaryDirectory(prefix="fedlib-") as scratch, Live(console=console, refresh_per_second=4) as live,
@@ -45,9 +45,10 @@ def reproduce(preset, only="*", jobs=None):
         try:
             for wave in filter(None, ([n for n in chosen if n not in last], last)):
                 _wave(pool, wave, preset, executed, Path(scratch), state, live)
-        except BaseException:  # interrupted: a worker would go on with the next notebook
-            for child in multiprocessing.active_children():
-                child.terminate()
+        except BaseException:  # interrupted: a worker would go on with the next notebook, nbclient even where terminated
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in set(multiprocessing.active_children()) - others:
+                child.kill()  # its kernel ends with it, and the kernel's workers with that
             raise
     for s in state.values():
         if not console.is_terminal:

@@ -67,7 +67,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(arguments, parts, capsy
 @pytest.mark.parametrize("line, said", [
     ("federation: {roundz: 3}", "did you mean 'rounds'"),
     ("data: {benign: [lmsys]}", "did you mean 'lmsys-like'"),
-    ("data: {source: local, folder: nil, aligned: x.csv, harmful: y.csv, unaligned: z.csv}", "no such file"),
+    ("data: {source: local, folder: nil, aligned: x.csv, harmful: y.csv, unaligned: z.csv}", "data.folder: no folder"),
     ("model: {base: 'world:bsae'}", "did you mean 'world:base'")])
 def test_a_wrong_file_is_one_line_and_exit_code_2(own, capsys, line, said):
     own.write_text(f"preset: smoke\n{line}\n")
