@@ -269,7 +269,8 @@ def lay(folder, sources):
 def test_an_interrupt_stops_all_notebooks(tmp_path, store):
     """Also those that had not begun: three, two at a time."""
     lay(tmp_path, {f"1{i}_slow": f"open('{tmp_path}/begun{i}', 'w'); import time; time.sleep(100)" for i in range(3)})
-    call = subprocess.Popen([sys.executable, "main.py"], cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL)
+    call = subprocess.Popen([sys.executable, "main.py"], cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # ignored by background jobs
     while len(list(tmp_path.glob("begun*"))) < 2 and call.poll() is None:
         time.sleep(0.1)
     os.killpg(call.pid, signal.SIGINT)
