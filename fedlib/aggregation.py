@@ -1,8 +1,9 @@
 """The server's rules: clients' updates in, one update and each client's weight out. Pure functions of a matrix.
 
 Updates are [K, D]. Rules that sort or regress each coordinate take the coordinates in blocks, so that extra memory stays
-below one copy of the input where D is large. variant "paper" is the original paper's rule, "published" that of
-FedLLM-Attack, the safety paper's release, where it differs. Weights are for reporting, normalised to sum 1.
+below one copy of the input where D is large; residual needs half a copy and two rows. variant "paper" is the original
+paper's rule, "published" that of FedLLM-Attack, the safety paper's release, where it differs. Weights are for reporting,
+normalised to sum 1.
 """
 
 import functools

@@ -172,7 +172,7 @@ def curves(axes, groups, xlabel, ylabel, title="", legend=True, chance=0.5):
     chance: where guessing lies on an axis from 0 to 1; None for a quantity of another kind."""
     known = dict(report.METHODS.values())
     for i, ((name, runs), other) in enumerate(zip(groups.items(), (RED, ORANGE, PURPLE, GREEN, BLUE), strict=False)):
-        colour, width = known.get(name, other), max(1.5, 5 - 0.8 * i)  # what lies under another is still seen
+        colour, width = known.get(name, other), 4 - 0.6 * i  # what lies under another is still seen
         x = np.arange(1, len(runs[0]) + 1)
         for line in runs if len(runs) > 1 else ():
             axes.plot(x, line, color=colour, alpha=0.25, lw=1)

@@ -59,7 +59,7 @@ def figure(settings, fig, name):
         meta = {"CreationDate": None} if suffix == "pdf" else {}
         save(folder(settings, "figures") / f"{name}.{suffix}",
              lambda p, s=suffix, m=meta: fig.savefig(p, format=s, metadata=m))
-        fig.set_layout_engine("none")  # laid out once: the PDF and what a notebook shows keep that, in a third of the time
+        fig.set_layout_engine("none")  # laid out once: the PDF and what a notebook shows keep that
     return fig
 
 
@@ -202,7 +202,7 @@ def interval(values, bounds=None, draws=10_000):
     return float(values.mean()), float(low), float(high)
 
 
-@functools.lru_cache(8)
+@functools.lru_cache(4)
 def _drawn(seeds, things, draws):  # how often a bootstrap draws each seed [draws, S] and each thing [draws, H]
     rng = np.random.default_rng(0)
     return tuple(rng.multinomial(n, np.full(n, 1 / n), draws) for n in (seeds, things))

@@ -285,6 +285,12 @@ def test_a_failed_notebook_does_not_stop_the_others(tmp_path, store):
     assert re.search(r"11_good .* done", done.stdout) and "1 of 2 notebooks done" in done.stdout
     page = (store / "smoke" / "index.html").read_text(encoding="utf-8")
     assert "smoke 42" in page and "this one fails" in page
+    good = store / "smoke" / "executed" / "11_good.ipynb"
+    made = read(good)
+    made["metadata"]["papermill"]["end_time"] = None  # killed in the middle
+    good.write_text(json.dumps(made), encoding="utf-8")
+    page = reproduce._page(config.load("smoke"), good.parent, ["10_bad", "11_good"]).read_text(encoding="utf-8")
+    assert [state for state in re.findall(r"<small>\(executed [^,)]*(.*?)\)</small>", page)] == [", failed", ", unfinished"]
 
 
 @pytest.mark.parametrize("preset, outputs", [("own.yaml", None), ("smoke", "here")])
