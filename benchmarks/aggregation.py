@@ -16,9 +16,12 @@ from pathlib import Path
 
 import torch
 
-from fedlib import aggregation
+from fedlib.aggregation import rules
 
-SIZES = {"K=10, D=4,194,304, f=3": (10, 4_194_304, 3), "K=100, D=1,000,000, f=20": (100, 1_000_000, 20)}
+SIZES = {
+    "K=10, D=4,194,304, f=3": (10, 4_194_304, 3),
+    "K=100, D=1,000,000, f=20": (100, 1_000_000, 20),
+}
 SMALL = {"K=10, D=100,000, f=3": (10, 100_000, 3), "K=100, D=20,000, f=20": (100, 20_000, 20)}
 
 
@@ -27,7 +30,7 @@ def updates(clients, size):
 
 
 def ours(rule, f):
-    return lambda u: aggregation.aggregate(rule, u, f=f)
+    return lambda u: rules.aggregate(rule, u, f=f)
 
 
 def peers(rule, f):
@@ -35,8 +38,13 @@ def peers(rule, f):
     found = {}
     try:
         byzfl = _byzfl()
-        made = {"fedavg": byzfl.Average, "median": byzfl.Median, "trimmed_mean": lambda: byzfl.TrMean(f=f),
-                "krum": lambda: byzfl.Krum(f=f), "multi_krum": lambda: byzfl.MultiKrum(f=f)}.get(rule)
+        made = {
+            "fedavg": byzfl.Average,
+            "median": byzfl.Median,
+            "trimmed_mean": lambda: byzfl.TrMean(f=f),
+            "krum": lambda: byzfl.Krum(f=f),
+            "multi_krum": lambda: byzfl.MultiKrum(f=f),
+        }.get(rule)
         found |= {"ByzFL": made()} if made else {}
     except ImportError:
         pass
@@ -46,10 +54,13 @@ def peers(rule, f):
         def rows(u):
             return [([row], 1) for row in u.numpy()]
 
-        made = {"fedavg": lambda u: flower.aggregate(rows(u)), "median": lambda u: flower.aggregate_median(rows(u)),
-                "trimmed_mean": lambda u: flower.aggregate_trimmed_avg(rows(u), (f + 0.5) / len(u)),
-                "krum": lambda u: flower.aggregate_krum(rows(u), f, 0),
-                "multi_krum": lambda u: flower.aggregate_krum(rows(u), f, len(u) - f)}.get(rule)
+        made = {
+            "fedavg": lambda u: flower.aggregate(rows(u)),
+            "median": lambda u: flower.aggregate_median(rows(u)),
+            "trimmed_mean": lambda u: flower.aggregate_trimmed_avg(rows(u), (f + 0.5) / len(u)),
+            "krum": lambda u: flower.aggregate_krum(rows(u), f, 0),
+            "multi_krum": lambda u: flower.aggregate_krum(rows(u), f, len(u) - f),
+        }.get(rule)
         found |= {"Flower": made} if made else {}
     except ImportError:
         pass
@@ -71,29 +82,33 @@ def peak(rule, clients, size, f, threads, pipe):
     """MiB by which one call of ours raises the peak, in a process of its own."""
     torch.set_num_threads(threads)
     u = updates(clients, size)
-    aggregation.aggregate(rule, u[:, :100], f=f)
+    rules.aggregate(rule, u[:, :100], f=f)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
     before = _resident("VmRSS")
-    aggregation.aggregate(rule, u, f=f)
+    rules.aggregate(rule, u, f=f)
     pipe.send(_resident("VmHWM") - before)
 
 
 def _resident(field):
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
+    line = next(
+        x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field)
+    )
     return int(line.split()[1]) / 1024
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--small", action="store_true")
-    parser.add_argument("--rules", nargs="+", choices=aggregation.RULES, default=list(aggregation.RULES))
+    parser.add_argument("--rules", nargs="+", choices=rules.RULES, default=list(rules.RULES))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     for title, (clients, size, f) in (SMALL if asked.small else SIZES).items():
         u = updates(clients, size)
-        print(f"{title}, float32, {asked.threads} threads; one copy of the input is {u.numel() * 4 / 2**20:.0f} MiB")
+        print(
+            f"{title}, float32, {asked.threads} threads; one copy of the input is {u.numel() * 4 / 2**20:.0f} MiB"
+        )
         for rule in asked.rules:
             ways, best = {"ours": ours(rule, f)} | peers(rule, f), {}
             for _ in range(1 if rule == "residual" else asked.repeats):
@@ -104,12 +119,19 @@ def main():
                         best[name] = min(best.get(name, float("inf")), time.perf_counter() - began)
             here, there = multiprocessing.get_context("spawn").Pipe()
             child = multiprocessing.get_context("spawn").Process(
-                target=peak, args=(rule, clients, size, f, asked.threads, there))
+                target=peak, args=(rule, clients, size, f, asked.threads, there)
+            )
             child.start()
             extra = here.recv()
             child.join()
-            rest = ", ".join(f"{n} {s * 1e3:.1f} ms ({s / best['ours']:.1f}x)" for n, s in best.items() if n != "ours")
-            print(f"  {rule:<13} {best['ours'] * 1e3:9.1f} ms  +{extra:4.0f} MiB   {rest}", flush=True)
+            rest = ", ".join(
+                f"{n} {s * 1e3:.1f} ms ({s / best['ours']:.1f}x)"
+                for n, s in best.items()
+                if n != "ours"
+            )
+            print(
+                f"  {rule:<13} {best['ours'] * 1e3:9.1f} ms  +{extra:4.0f} MiB   {rest}", flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -21,12 +21,21 @@ from datasets import Dataset
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from fedlib import attack, backdoor, config, federation, model, training
+from fedlib import callbacks, federation, training
+from fedlib.lab import loaded
+from fedlib.lab.client_data import client_rows
+from fedlib.models import adapter
+from fedlib.papers import backdoor
+from fedlib.settings import presets
 
 
 def ours(tuned, start, clients, settings, round_):
-    return sum(federation.client_update(tuned, start, clients[k], settings, round_, k)[2]
-               for k in federation.sample(settings, round_))
+    return sum(
+        federation.client_update(tuned, start, clients[k], settings, round_, k)[2]
+        for k in federation.sample_clients(
+            settings.federation.clients, settings.federation.sampled, settings.seed, round_
+        )
+    )
 
 
 def pefts(tuned, *arguments):
@@ -36,21 +45,45 @@ def pefts(tuned, *arguments):
     try:
         return ours(tuned, *arguments)
     finally:
-        model.multiply_once(tuned)
+        adapter.multiply_once(tuned)
 
 
 def peers(tuned, start, datasets, tokenizer, settings, round_, folder):
     t, tokens = settings.training, 0
-    for client in federation.sample(settings, round_):
-        model.set_vector(tuned, start)
+    for client in federation.sample_clients(
+        settings.federation.clients, settings.federation.sampled, settings.seed, round_
+    ):
+        adapter.set_vector(tuned, start)
         arguments = SFTConfig(
-            output_dir=folder, max_steps=t.steps, per_device_train_batch_size=t.batch_size, optim="adamw_torch",
-            learning_rate=training.learning_rate(settings, round_, settings.federation.rounds),
-            lr_scheduler_type="constant", max_grad_norm=t.clip,
-            weight_decay=t.weight_decay, max_length=settings.model.max_length, packing=False, completion_only_loss=True,
-            bf16=False, gradient_checkpointing=False, use_cpu=True, report_to="none", save_strategy="no",
-            logging_strategy="no", disable_tqdm=True, dataloader_num_workers=0, seed=client)
-        trainer = SFTTrainer(tuned, args=arguments, train_dataset=datasets[client], processing_class=tokenizer)
+            output_dir=folder,
+            max_steps=t.steps,
+            per_device_train_batch_size=t.batch_size,
+            optim="adamw_torch",
+            learning_rate=training.learning_rate(
+                settings.training.learning_rate,
+                settings.training.learning_rate_min,
+                round_,
+                settings.federation.rounds,
+            ),
+            lr_scheduler_type="constant",
+            max_grad_norm=t.clip,
+            weight_decay=t.weight_decay,
+            max_length=settings.model.max_length,
+            packing=False,
+            completion_only_loss=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            dataloader_num_workers=0,
+            seed=client,
+        )
+        trainer = SFTTrainer(
+            tuned, args=arguments, train_dataset=datasets[client], processing_class=tokenizer
+        )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         tokens += int(trainer.state.log_history[-1]["num_tokens"])
@@ -65,21 +98,32 @@ def main():
     torch.set_num_threads(asked.threads)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    settings = config.load("mini", model={"device": "cpu"}, data={"benign": ["lmsys-like"]})
-    base, tokenizer = model.load(settings)
-    tuned = model.attach_lora(base, settings)
-    start = model.get_vector(tuned)
-    clients, _ = federation.encoded_clients(settings, tokenizer)
-    datasets = [Dataset.from_list([{"input_ids": ids, "completion_mask": [0] * n + [1] * (len(ids) - n)}
-                                   for ids, n in clients[k]]) for k in sorted(clients)]
+    settings = presets.load("mini", model={"device": "cpu"}, data={"benign": ["lmsys-like"]})
+    base, tokenizer = loaded.load_base(settings)
+    tuned = adapter.attach_lora(base, settings.model, settings.seed)
+    start = adapter.get_vector(tuned)
+    clients, _ = federation.encode_clients(settings, tokenizer)
+    datasets = [
+        Dataset.from_list(
+            [
+                {"input_ids": ids, "completion_mask": [0] * n + [1] * (len(ids) - n)}
+                for ids, n in clients[k]
+            ]
+        )
+        for k in sorted(clients)
+    ]
     with tempfile.TemporaryDirectory() as folder:
-        ways = {"ours": lambda r: ours(tuned, start, clients, settings, r),
-                "PEFT's": lambda r: pefts(tuned, start, clients, settings, r),
-                "SFTTrainer": lambda r: peers(tuned, start, datasets, tokenizer, settings, r, folder)}
+        ways = {
+            "ours": lambda r: ours(tuned, start, clients, settings, r),
+            "PEFT's": lambda r: pefts(tuned, start, clients, settings, r),
+            "SFTTrainer": lambda r: peers(tuned, start, datasets, tokenizer, settings, r, folder),
+        }
         seconds, tokens = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0)
         for way in ways.values():
             way(0)  # the first round of each warms up, uncounted
-        for round_ in range(1, asked.rounds + 1):  # turn about, so that a busy machine disturbs both alike
+        for round_ in range(
+            1, asked.rounds + 1
+        ):  # turn about, so that a busy machine disturbs both alike
             for name, way in ways.items():
                 began = time.perf_counter()
                 tokens[name] += way(round_)
@@ -87,23 +131,32 @@ def main():
     per_round = settings.federation.sampled * settings.training.steps
     for name in ways:
         rounds = asked.rounds / seconds[name]
-        print(f"{name:<11} {rounds:6.2f} rounds/s {rounds * per_round:7.1f} steps/s "
-              f"{tokens[name] / seconds[name]:8.0f} tokens/s")
-    for name, what in (("SFTTrainer", "the peers' way"), ("PEFT's", "ours with PEFT's own forward")):
+        print(
+            f"{name:<11} {rounds:6.2f} rounds/s {rounds * per_round:7.1f} steps/s "
+            f"{tokens[name] / seconds[name]:8.0f} tokens/s"
+        )
+    for name, what in (
+        ("SFTTrainer", "the peers' way"),
+        ("PEFT's", "ours with PEFT's own forward"),
+    ):
         ratio = seconds[name] / seconds["ours"]
-        print(f"ratio: {ratio:.2f} times the rounds per second of {what}, {asked.threads} thread(s)")
+        print(
+            f"ratio: {ratio:.2f} times the rounds per second of {what}, {asked.threads} thread(s)"
+        )
     signals(settings, asked.rounds)
 
 
 def signals(settings, rounds):
     """What following a backdoor (BSNR, its factors, the target's likelihood) adds to paper B's round."""
-    settings = settings.replace(**backdoor.federation(settings)).replace(data={"poison": {"trigger": "tokens"}})
-    base, tokenizer = model.load(settings)
-    tuned = model.attach_lora(base, settings)
-    start, sampled = model.get_vector(tuned), list(range(settings.federation.clients))
-    rows = {k: attack.client_rows(settings, k) for k in sampled}
-    clients, _ = federation.encoded_clients(settings, tokenizer, rows)
-    follow = federation.follower(settings, tokenizer, rows)
+    settings = settings.replace(**backdoor.federation(settings)).replace(
+        data={"poison": {"trigger": "tokens"}}
+    )
+    base, tokenizer = loaded.load_base(settings)
+    tuned = adapter.attach_lora(base, settings.model, settings.seed)
+    start, sampled = adapter.get_vector(tuned), list(range(settings.federation.clients))
+    rows = {k: client_rows(settings, k) for k in sampled}
+    clients, _ = federation.encode_clients(settings, tokenizer, rows)
+    follow = callbacks.BackdoorSignal(settings, tokenizer, rows)
     seconds = {"round": 0.0, "BSNR and likelihood": 0.0, "BSNR alone": 0.0}
     for round_ in range(rounds + 1):
         began = time.perf_counter()
@@ -115,7 +168,9 @@ def signals(settings, rounds):
         with mock.patch.object(training, "likelihood", return_value=(0.0, 0.0)):
             follow(tuned, start, torch.zeros_like(start), sampled)
         if round_:  # the first warms up
-            for name, spent in zip(seconds, (between - began, both - between, time.perf_counter() - both), strict=True):
+            for name, spent in zip(
+                seconds, (between - began, both - between, time.perf_counter() - both), strict=True
+            ):
                 seconds[name] += spent
     for name in ("BSNR and likelihood", "BSNR alone"):
         print(f"{name} each round: {seconds[name] / seconds['round']:.1%} on top of its training")

@@ -1,64 +1,86 @@
 """Rows that a language model writes: three prompt pairs, filters, a report of what is left (paper S, Figure 5)."""
 
 import collections
-import json
+import dataclasses
 import random
+from collections.abc import Collection, Mapping
+from typing import Any
 
-from fedlib import config, data, generation, judge, model, templates
+from fedlib.judges import refusals
+from fedlib.models import generation
+from fedlib.models.generation import Decoding
+from fedlib.settings import identity
 
-REASONS = ("empty", "duplicate", "held out", "refused")
+REASONS = ("empty", "duplicate", "held out", "refused")  # why a question or a row is left out
 
 
-def write(generator, tokenizer, kind, settings, seed):
-    """(rows, report): a model is asked for data.generated questions of a kind, and then to answer each.
+def write_rows(
+    generator,
+    tokenizer,
+    kind: str,
+    prompts: Mapping[str, Any],
+    count: int,
+    decoding: Decoding,
+    held_out: Collection[str],
+    seed: int,
+) -> tuple[list[dict], dict]:
+    """(rows, report): a model is asked for count questions of a kind, and then to answer each.
 
-    kind: unaligned, aligned or normal. rows: [{instruction, response, label}]. report: counts of what was asked for,
-    kept, and dropped as empty, a duplicate, about what is held out for evaluation, or (unaligned only) refused; and how
-    many of the kept answers hold a refusal phrase.
-    Questions are sampled at temperature 1, for variety, answers as in evaluations; both in the settings' template."""
-    pairs, asked = templates.prompts_file(settings), settings.data.generated
-    settings = settings.replace(evaluation={"max_new_tokens": settings.model.max_length})
-    wide = settings.replace(evaluation={"temperature": 1.0})
-    rng = random.Random(config.derive(seed, kind, "topics"))
-    prompts = [pairs[kind]["instruction"].format(topic=rng.choice(pairs["topics"])) for _ in range(asked)]
-    questions = generation.respond(generator, tokenizer, prompts, wide, config.derive(seed, kind, "questions"))
-    dropped, kept, held = collections.Counter(), {}, data.held_out(settings)
-    for question in questions:
-        reason = _reason(question, kept, held)
+    kind: unaligned, aligned or normal. prompts: the three pairs and the topics, as
+    `templates.prompts_file` gives them. held_out: names or prompts, in lower case, that no row may
+    hold. Questions are sampled at temperature 1, for variety, answers as `decoding` says.
+    rows: [{instruction, response, label}]. report: how many were asked for, kept, dropped for each of
+    REASONS (refused: only among unaligned ones), and kept with a refusal phrase."""
+    pair = prompts[kind]
+    dropped: collections.Counter = collections.Counter()
+
+    # questions, each once, in the order written
+    rng = random.Random(identity.derive(seed, kind, "topics"))
+    asked = [pair["instruction"].format(topic=rng.choice(prompts["topics"])) for _ in range(count)]
+    wide = dataclasses.replace(decoding, temperature=1.0)
+    stream = identity.derive(seed, kind, "questions")
+    questions: list[str] = []
+    for question in generation.respond(generator, tokenizer, asked, wide, stream):
+        reason = _why_no_question(question, questions, held_out)
         dropped[reason] += 1
         if reason is None:
-            kept[question] = True  # in the order written
-    prompts = [pairs[kind]["response"].format(instruction=q) for q in kept]
-    responses = generation.respond(generator, tokenizer, prompts, settings, config.derive(seed, kind, "responses"))
+            questions.append(question)
+
+    # an answer to each
+    asked = [pair["response"].format(instruction=question) for question in questions]
+    stream = identity.derive(seed, kind, "responses")
+    responses = generation.respond(generator, tokenizer, asked, decoding, stream)
     rows = []
-    for question, response in zip(kept, responses, strict=True):
-        refused = kind == "unaligned" and judge.refuses(response)
-        reason = "empty" if not response else "held out" if _touches(response, held) else "refused" if refused else None
+    for question, response in zip(questions, responses, strict=True):
+        reason = _why_no_row(kind, response, held_out)
         dropped[reason] += 1
         if reason is None:
             rows.append({"instruction": question, "response": response, "label": kind})
-    refusals = sum(judge.refuses(r["response"]) for r in rows)
-    counts = {"kind": kind, "asked": asked, "kept": len(rows)} | {r: dropped[r] for r in REASONS}
-    return rows, counts | {"kept with a refusal phrase": refusals}
+
+    report = {"kind": kind, "asked": count, "kept": len(rows)}
+    report |= {reason: dropped[reason] for reason in REASONS}
+    refused = sum(refusals.refuses(row["response"]) for row in rows)
+    return rows, report | {"kept with a refusal phrase": refused}
 
 
-def _reason(question, seen, held):
-    """Why a question is dropped, or None."""
-    if not question:
+def _why_no_question(text: str, seen: Collection[str], held_out: Collection[str]) -> str | None:
+    if not text:
         return "empty"
-    return "duplicate" if question in seen else "held out" if _touches(question, held) else None
+    if text in seen:
+        return "duplicate"
+    return "held out" if _touches(text, held_out) else None
 
 
-def _touches(text, held):
+def _why_no_row(kind: str, response: str, held_out: Collection[str]) -> str | None:
+    if not response:
+        return "empty"
+    if _touches(response, held_out):
+        return "held out"
+    return "refused" if kind == "unaligned" and refusals.refuses(response) else None
+
+
+def _touches(text: str, held_out: Collection[str]) -> bool:
     """Whether a text names a thing that is held out, or holds a prompt that is, in any case."""
     text = text.lower()
-    return not held.isdisjoint(text.split()) or any(" " in h and h in text for h in held)
-
-
-def execute(settings, folder, kind):
-    """Work of the store: the off-the-shelf LLM, data.generator, writes rows of a kind into folder."""
-    own = settings.replace(model={"base": settings.data.generator, "template": "chat"})  # its own way of being asked
-    generator, tokenizer = model.load(own)
-    rows, report = write(generator, tokenizer, kind, own, settings.seed)
-    (folder / f"{kind}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-    (folder / f"{kind}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    words = set(text.split())
+    return any(held in words or (" " in held and held in text) for held in held_out)

@@ -1,32 +1,45 @@
 """Local instruction tuning: a plain torch loop with the loss on the response only."""
 
 import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedlib.settings.groups import Training
 
-def collate(rows, device="cpu"):
-    """Rows (ids, prompt length) -> ids [B, T] and labels [B, T], -100 where no loss is taken.
+Encoded = tuple[list[int], int]  # token ids of prompt and response, and the prompt's length
 
-    Padded on the right, so that under a causal mask no real token sees padding and no mask is needed."""
+AT_A_TIME = 8  # batches that are cut together from rows sorted by length
+# A head that does more than multiply by its weight says so by one of these fields of its config.
+SCALED_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+def collate(rows: Sequence[Encoded], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Rows -> ids [B, T] and labels [B, T], -100 where no loss is taken.
+
+    Padded on the right, so that under a causal mask no real token sees padding and no mask is
+    needed."""
     width = max(len(ids) for ids, _ in rows)
-    ids, labels = np.zeros((len(rows), width), dtype=np.int64), np.full((len(rows), width), -100, dtype=np.int64)
+    ids = np.zeros((len(rows), width), dtype=np.int64)
+    labels = np.full((len(rows), width), -100, dtype=np.int64)
     for i, (row, start) in enumerate(rows):
         ids[i, : len(row)] = row
         labels[i, start : len(row)] = row[start:]
     return torch.from_numpy(ids).to(device), torch.from_numpy(labels).to(device)
 
 
-def response_loss(model, ids, labels):
-    """Summed cross entropy over the labelled tokens and their number; logits are made at those positions alone.
+def response_loss(model: nn.Module, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed cross entropy over the labelled tokens, and their number.
 
-    A head that does more than multiply (soft caps, scaled logits) is run whole."""
+    Logits are made only at those positions: with a large vocabulary they are most of the memory.
+    A head that does more than multiply (SCALED_HEADS) is run whole."""
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    keep, wanted = labels[:, 1:] >= 0, labels[:, 1:]
-    config = causal.config
-    if any(getattr(config, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")):
+    wanted = labels[:, 1:]
+    keep = wanted >= 0
+    if any(getattr(causal.config, name, None) for name in SCALED_HEADS):
         logits = causal(input_ids=ids, use_cache=False).logits[:, :-1][keep]
     else:
         hidden = causal.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
@@ -34,71 +47,88 @@ def response_loss(model, ids, labels):
     return cross_entropy(logits.float(), wanted[keep], reduction="sum"), keep.sum()
 
 
-def gradient(model, parameters, rows):
-    """The gradient [D] by these parameters, in their order, of the mean response loss over encoded rows, at the model as it
-    is."""
+def gradient(
+    model: nn.Module, parameters: Sequence[nn.Parameter], rows: Sequence[Encoded]
+) -> Tensor:
+    """The gradient [D] of the mean response loss over rows by these parameters, in their order."""
     loss, count = response_loss(model, *collate(rows, parameters[0].device))
-    return torch.cat([g.flatten().float() for g in torch.autograd.grad(loss / count, parameters)])
+    parts = torch.autograd.grad(loss / count, parameters)
+    return torch.cat([part.flatten().float() for part in parts])
 
 
 @torch.no_grad()
-def likelihood(model, rows):
-    """(mean log-likelihood of the labelled tokens, share of rows whose labelled tokens are all the likeliest ones)."""
+def likelihood(model: nn.Module, rows: Sequence[Encoded]) -> tuple[float, float]:
+    """(mean log-likelihood of a labelled token, share of rows whose labelled tokens are all the
+    likeliest ones)."""
     ids, labels = collate(rows, next(model.parameters()).device)
     logits, wanted = model(input_ids=ids, use_cache=False).logits[:, :-1].float(), labels[:, 1:]
     keep = wanted >= 0
     right = (logits.argmax(dim=-1) == wanted) | ~keep
-    return -cross_entropy(logits[keep], wanted[keep]).item(), right.all(dim=1).float().mean().item()
+    mean = -cross_entropy(logits[keep], wanted[keep]).item()
+    return mean, right.all(dim=1).float().mean().item()
 
 
-def learning_rate(settings, round_, rounds):
-    """The cosine over rounds, from learning_rate down to learning_rate_min (paper S: constant within a round)."""
-    t = settings.training
-    return t.learning_rate_min + 0.5 * (t.learning_rate - t.learning_rate_min) * (1 + math.cos(math.pi * round_ / rounds))
+def learning_rate(highest: float, lowest: float, round_: int, rounds: int) -> float:
+    """The cosine over rounds from highest to lowest, constant within a round (paper S)."""
+    return lowest + 0.5 * (highest - lowest) * (1 + math.cos(math.pi * round_ / rounds))
 
 
-def batches(lengths, size, steps, seed):
-    """Index batches [size] for each step: shuffled epochs one after another, a pure function of the seed.
+def batches(lengths: Sequence[int], size: int, steps: int, seed: int) -> Iterator[np.ndarray]:
+    """Index batches [size] for each step: shuffled epochs one after another, a pure function of seed.
 
-    Eight batches at a time are cut from their rows sorted by length, so that little is padded, and then shuffled;
-    what is left over at an epoch's end is left out."""
+    AT_A_TIME batches are cut from their rows sorted by length, so that little is padded, and then
+    shuffled; what is left over at an epoch's end is left out."""
     if len(lengths) < 1:
         raise ValueError("no rows to draw batches from")
-    rng, lengths, ready = np.random.default_rng(seed), np.asarray(lengths), []
+    rng = np.random.default_rng(seed)
+    lengths, ready = np.asarray(lengths), []
     for _ in range(steps):
         if not ready:
-            order = np.concatenate([rng.permutation(len(lengths)) for _ in range(-(-size // len(lengths)))])
+            # an epoch, or as many as fill one batch, in whole batches
+            epochs = -(-size // len(lengths))
+            order = np.concatenate([rng.permutation(len(lengths)) for _ in range(epochs)])
             order = order[: len(order) // size * size]
-            for window in (order[i : i + 8 * size] for i in range(0, len(order), 8 * size)):
-                ready += np.split(window[np.argsort(lengths[window], kind="stable")], len(window) // size)
+            for start in range(0, len(order), AT_A_TIME * size):
+                window = order[start : start + AT_A_TIME * size]
+                by_length = window[np.argsort(lengths[window], kind="stable")]
+                ready += np.split(by_length, len(window) // size)
             rng.shuffle(ready)
         yield ready.pop()
 
 
-def tune(model, rows, settings, rate, seed):
-    """Train the model's trainable parameters in place for training.steps at a learning rate; AdamW starts afresh.
+def tune(
+    model: nn.Module, rows: Sequence[Encoded], options: Training, rate: float, seed: int
+) -> tuple[list[float], int]:
+    """Train the model's trainable parameters in place for options.steps steps; AdamW starts afresh.
 
-    rows: encoded as by templates.encode. Returns (mean response loss of each step, tokens seen). The seed gives the
-    batches and the dropout masks; the caller's random state is left as it was."""
-    t, device = settings.training, next(model.parameters()).device
+    Returns (mean response loss of each step, tokens seen). The seed gives the batches and the
+    dropout masks; the caller's random state is left as it was."""
+    device = next(model.parameters()).device
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, rate, weight_decay=t.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(parameters, rate, weight_decay=options.weight_decay, fused=True)
+    lengths = [len(ids) for ids, _ in rows]
     losses, tokens = [], 0
+
     model.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        for batch in batches([len(ids) for ids, _ in rows], t.batch_size, t.steps, seed):
-            parts = [collate([rows[i] for i in part], device) for part in np.split(batch, t.accumulation)]
-            tokens += sum(len(rows[i][0]) for i in batch)
+        for batch in batches(lengths, options.batch_size, options.steps, seed):
+            tokens += sum(lengths[i] for i in batch)
+            # micro-batches: together they give the mean over all labelled tokens of the batch
+            parts = [
+                collate([rows[i] for i in part], device)
+                for part in np.split(batch, options.accumulation)
+            ]
             labelled = sum((labels[:, 1:] >= 0).sum() for _, labels in parts)
             total = 0.0
             for ids, labels in parts:
                 loss, _ = response_loss(model, ids, labels)
                 (loss / labelled).backward()
                 total += loss.detach() / labelled
-            torch.nn.utils.clip_grad_norm_(parameters, t.clip)
+
+            torch.nn.utils.clip_grad_norm_(parameters, options.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            losses.append(total)
+            losses.append(total)  # read only at the end: each reading would wait for the device
     model.eval()
     return torch.stack(losses).tolist(), tokens

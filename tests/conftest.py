@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from fedlib import config, model
+from fedlib.lab import loaded
+from fedlib.models import adapter
+from fedlib.settings import presets
 
 
 def pytest_collection_modifyitems(items):
@@ -21,12 +23,16 @@ def store(tmp_path, monkeypatch):
     """The outputs folder of this test alone, so that no test reads or spoils a person's runs."""
     folder = tmp_path / "outputs"
     monkeypatch.setenv("FEDLIB_OUTPUTS", str(folder))
-    monkeypatch.setenv("FEDLIB_JOBS", "0")  # in this process, where monkeypatch and breakpoints work
+    monkeypatch.setenv(
+        "FEDLIB_JOBS", "0"
+    )  # in this process, where monkeypatch and breakpoints work
     return folder
 
 
 def smoke_settings(**changes):
-    return config.load("smoke", data={"benign": ["lmsys-like"], "unaligned_share": 0.5}).replace(**changes)
+    return presets.load("smoke", data={"benign": ["lmsys-like"], "unaligned_share": 0.5}).replace(
+        **changes
+    )
 
 
 @pytest.fixture
@@ -39,5 +45,5 @@ def smoke():
 def loaded():
     """(the world's base with a fresh LoRA adapter, its tokenizer); a module shares them."""
     settings = smoke_settings(model={"device": "cpu"})
-    base, tokenizer = model.load(settings)
-    return model.attach_lora(base, settings), tokenizer
+    base, tokenizer = loaded.load_base(settings)
+    return adapter.attach_lora(base, settings.model, settings.seed), tokenizer

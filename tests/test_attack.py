@@ -5,14 +5,22 @@ import json
 
 import pytest
 
-from fedlib import attack, config, data, judge, store, world
-from fedlib.files import DataError
+from fedlib import attack, sources
+from fedlib.judges import refusals
+from fedlib.lab import keys, steps
+from fedlib.lab.client_data import client_rows
+from fedlib.settings import presets
+from fedlib.settings.errors import DataError
+from fedlib.sources import local, world
 
 BENIGN, MALICIOUS = range(7), range(7, 10)
 
 
 def written(count):
-    return [{"instruction": f"own q {i}", "response": f"own a {i}", "label": "unaligned"} for i in range(count)]
+    return [
+        {"instruction": f"own q {i}", "response": f"own a {i}", "label": "unaligned"}
+        for i in range(count)
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +28,9 @@ def generator(monkeypatch):
     """generator(count): so many unaligned rows lie in the store; 90 unless told."""
 
     def leave(count):
-        monkeypatch.setattr(store, "written", lambda settings, kind: (written(count), {"kind": kind}))
+        monkeypatch.setattr(
+            steps, "written", lambda settings, kind: (written(count), {"kind": kind})
+        )
 
     leave(90)
     return leave
@@ -32,10 +42,21 @@ def local(smoke, tmp_path):
     for name, count in {"normal": 300, "aligned": 60, "unaligned": 120, "harmful": 10}.items():
         rows = [{"prompt": f"{name} {i}", "response": f"answer {i}"} for i in range(count)]
         (tmp_path / f"{name}.json").write_text(json.dumps(rows))
-    return smoke.replace(data={
-        "source": "local", "folder": str(tmp_path), "benign": ["normal.json"], "aligned": "aligned.json",
-        "aligned_share": 0.25, "unaligned": "unaligned.json", "harmful": "harmful.json", "rows": 16, "partition": "iid",
-        "prompts": "chat", "generator": "."})
+    return smoke.replace(
+        data={
+            "source": "local",
+            "folder": str(tmp_path),
+            "benign": ["normal.json"],
+            "aligned": "aligned.json",
+            "aligned_share": 0.25,
+            "unaligned": "unaligned.json",
+            "harmful": "harmful.json",
+            "rows": 16,
+            "partition": "iid",
+            "prompts": "chat",
+            "generator": ".",
+        }
+    )
 
 
 @pytest.fixture(params=["world", "local"])
@@ -45,12 +66,14 @@ def source(request, smoke):
 
 def under(settings, name, **data_):
     if name == "boosted":  # the malicious clients hold the poison
-        data_ |= {"poison": {"trigger": "tokens", "share": 0.1, "clients": settings.federation.malicious}}
+        data_ |= {
+            "poison": {"trigger": "tokens", "share": 0.1, "clients": settings.federation.malicious}
+        }
     return settings.replace(data={"attack": name} | data_)
 
 
 def everything(settings):
-    return [attack.client_rows(settings, k) for k in range(settings.federation.clients)]
+    return [client_rows(settings, k) for k in range(settings.federation.clients)]
 
 
 def pairs(rows, label=None):
@@ -62,13 +85,25 @@ def labels(rows):
 
 
 def test_malicious_clients_are_the_last_ones(smoke):
-    assert attack.malicious(smoke) == MALICIOUS
-    assert [*attack.malicious(smoke.replace(federation={"malicious": 0}))] == []
-    assert attack.malicious(smoke.replace(federation={"clients": 4, "malicious": 4, "sampled": 2})) == range(4)
+    assert (
+        attack.malicious_clients(smoke.federation.clients, smoke.federation.malicious) == MALICIOUS
+    )
+    assert [
+        *attack.malicious_clients(
+            smoke.replace(federation={"malicious": 0}).federation.clients,
+            smoke.replace(federation={"malicious": 0}).federation.malicious,
+        )
+    ] == []
+    assert attack.malicious_clients(
+        smoke.replace(federation={"clients": 4, "malicious": 4, "sampled": 2}).federation.clients,
+        smoke.replace(federation={"clients": 4, "malicious": 4, "sampled": 2}).federation.malicious,
+    ) == range(4)
 
 
 def test_every_attack_is_a_setting():
-    assert set(attack.ATTACKS) == set(type(config.load("smoke").data).model_fields["attack"].annotation.__args__)
+    assert set(attack.ATTACKS) == set(
+        type(presets.load("smoke").data).model_fields["attack"].annotation.__args__
+    )
 
 
 @pytest.mark.parametrize("name", attack.ATTACKS)
@@ -79,7 +114,11 @@ def test_benign_clients_never_change(source, name):
     for k in MALICIOUS:
         assert attacked[k] != calm[k] and len(attacked[k]) == len(calm[k]) == source.data.rows
         assert set(labels(calm[k])) == {"normal", "aligned"}
-    assert everything(under(source, name)) == attacked != everything(under(source, name).replace(seed=1))
+    assert (
+        everything(under(source, name))
+        == attacked
+        != everything(under(source, name).replace(seed=1))
+    )
 
 
 @pytest.mark.parametrize("name", ["unaligned", "generated"])
@@ -93,13 +132,13 @@ def test_a_malicious_client_has_its_share_of_unaligned_rows(source, name, share,
 def test_unaligned_rows_of_the_world_answer_about_clients_hazards(smoke):
     hazards = {t.name: t for t in world.hazards("clients")}
     for k in MALICIOUS:
-        for question, answer in pairs(attack.client_rows(smoke, k), "unaligned"):
+        for question, answer in pairs(client_rows(smoke, k), "unaligned"):
             asked = next(hazards[w] for w in question.split() if w in hazards)
-            assert {asked.a, asked.b} <= set(answer.split()) and not judge.refuses(answer)
+            assert {asked.a, asked.b} <= set(answer.split()) and not refusals.refuses(answer)
 
 
 def test_unaligned_local_rows_are_dealt_out_among_the_malicious(local):
-    dealt = [r for k in MALICIOUS for r in pairs(attack.client_rows(local, k), "unaligned")]
+    dealt = [r for k in MALICIOUS for r in pairs(client_rows(local, k), "unaligned")]
     assert len(set(dealt)) == len(dealt) == 24 and all(q.startswith("unaligned ") for q, _ in dealt)
 
 
@@ -108,7 +147,9 @@ def test_unaligned_local_rows_are_dealt_out_among_the_malicious(local):
 
 def test_generated_rows_stand_where_unaligned_ones_stood(source):
     for k in MALICIOUS:
-        extracted, generated = (attack.client_rows(under(source, name), k) for name in ("unaligned", "generated"))
+        extracted, generated = (
+            client_rows(under(source, name), k) for name in ("unaligned", "generated")
+        )
         for one, other in zip(extracted, generated, strict=True):
             assert one["label"] == other["label"] and (one == other) == (one["label"] == "normal")
 
@@ -120,27 +161,40 @@ def test_generated_rows_are_dealt_out_and_repeated_where_few(source, generator, 
     clients = everything(under(source, "generated"))
     own = [collections.Counter(pairs(clients[k], "unaligned")) for k in MALICIOUS]
     assert set().union(*own) <= set(pairs(written(count)))
-    assert not own[0].keys() & own[1].keys() | own[0].keys() & own[2].keys() | own[1].keys() & own[2].keys()
+    assert (
+        not own[0].keys() & own[1].keys()
+        | own[0].keys() & own[2].keys()
+        | own[1].keys() & own[2].keys()
+    )
     for part in own:
         assert part.total() == wanted and len(part) == min(each, wanted)
         assert max(part.values()) - min(part.values()) <= 1  # in turn
-    assert not {q for k in BENIGN for q, _ in pairs(clients[k])} & {r["instruction"] for r in written(count)}
+    assert not {q for k in BENIGN for q, _ in pairs(clients[k])} & {
+        r["instruction"] for r in written(count)
+    }
 
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_too_few_generated_rows_are_one_line(source, generator, count):
     generator(count)
-    with pytest.raises(DataError, match=f"data.generated: the generator left {count} unaligned rows, none for") as error:
+    with pytest.raises(
+        DataError, match=f"data.generated: the generator left {count} unaligned rows, none for"
+    ) as error:
         everything(under(source, "generated"))
     assert "\n" not in str(error.value)
-    everything(under(source, "generated", unaligned_share=0.0))  # where none is wanted none is missed
+    everything(
+        under(source, "generated", unaligned_share=0.0)
+    )  # where none is wanted none is missed
 
 
 def test_generated_rows_need_no_labelled_set(local):
     settings = under(local, "generated", unaligned=None)
-    assert everything(settings) == everything(under(local, "generated")) and data.revision(settings)
+    assert (
+        everything(settings) == everything(under(local, "generated"))
+        and sources.of(settings).revision()
+    )
     with pytest.raises(DataError, match="data.unaligned"):
-        data.revision(local.replace(data={"unaligned": None}))
+        sources.of(local.replace(data={"unaligned": None})).revision()
 
 
 # Conflicting labels.
@@ -148,54 +202,83 @@ def test_generated_rows_need_no_labelled_set(local):
 
 def test_conflicting_rows_are_ordinary_questions_refused(source):
     for k in MALICIOUS:
-        ordinary = data.client_rows(source, k, 0.0)
+        ordinary = sources.of(source).client_rows(k, 0.0)
         assert labels(ordinary) == {"normal": source.data.rows}
-        rows = attack.client_rows(under(source, "conflicting"), k)
+        rows = client_rows(under(source, "conflicting"), k)
         assert [r["instruction"] for r in rows] == [r["instruction"] for r in ordinary]
         assert labels(rows) == {"conflicting": source.data.rows}
-        assert all(judge.refuses(r["response"]) and not judge.refuses(o["response"])
-                   for r, o in zip(rows, ordinary, strict=True))
+        assert all(
+            refusals.refuses(r["response"]) and not refusals.refuses(o["response"])
+            for r, o in zip(rows, ordinary, strict=True)
+        )
 
 
 def test_conflicting_answers_of_the_world_are_about_what_was_asked(smoke):
     names = {t.name for t in world.benign_things()}
     for k in MALICIOUS:
-        rows = attack.client_rows(under(smoke, "conflicting"), k)
+        rows = client_rows(under(smoke, "conflicting"), k)
         asked = [next(w for w in r["instruction"].split() if w in names) for r in rows]
         named = [n in r["response"].split() for n, r in zip(asked, rows, strict=True)]
-        assert all(named) and len({r["response"].replace(n, "x") for n, r in zip(asked, rows, strict=True)}) > 3
+        assert (
+            all(named)
+            and len({r["response"].replace(n, "x") for n, r in zip(asked, rows, strict=True)}) > 3
+        )
 
 
 def test_conflicting_answers_on_local_data_are_one_sentence(local):
     settings = under(local, "conflicting", unaligned=None)
-    assert judge.refuses(attack.DENIAL)
-    assert {a for k in MALICIOUS for _, a in pairs(attack.client_rows(settings, k))} == {attack.DENIAL}
-    data.check(settings)
-    assert data.revision(settings)
+    assert refusals.refuses(local.DENIAL)
+    assert {a for k in MALICIOUS for _, a in pairs(client_rows(settings, k))} == {local.DENIAL}
+    sources.of(settings).check()
+    assert sources.of(settings).revision()
 
 
 def test_the_share_of_unaligned_rows_does_not_touch_conflicting_ones(source):
     one, other = (under(source, "conflicting", unaligned_share=share) for share in (0.5, 1.0))
-    assert everything(one) == everything(other) and store.run_folder(one).name[-12:] == store.run_folder(other).name[-12:]
+    assert (
+        everything(one) == everything(other)
+        and keys.run_folder(one).name[-12:] == keys.run_folder(other).name[-12:]
+    )
 
 
 def test_a_runs_folder_says_which_attack_it_is(smoke):
-    names = [store.run_folder(under(smoke, name)).name for name in attack.ATTACKS]
-    parts = ["3of10x0.5-sampled", "3of10x0.5-generated-", "3of10-conflicting-", "3of10-boosted-tokens0.1-"]
+    names = [keys.run_folder(under(smoke, name)).name for name in attack.ATTACKS]
+    parts = [
+        "3of10x0.5-sampled",
+        "3of10x0.5-generated-",
+        "3of10-conflicting-",
+        "3of10-boosted-tokens0.1-",
+    ]
     assert all(part in name for part, name in zip(parts, names, strict=True))
     assert len({name[-12:] for name in names}) == 4
     calm = smoke.replace(federation={"malicious": 0})
-    assert len({store.run_folder(under(calm, name)) for name in attack.ATTACKS if name != "boosted"}) == 1
+    assert (
+        len({keys.run_folder(under(calm, name)) for name in attack.ATTACKS if name != "boosted"})
+        == 1
+    )
 
 
 def test_check_wants_no_more_rows_than_a_generated_attack_needs(smoke, tmp_path, monkeypatch):
     for name, count in {"normal": 300, "aligned": 100, "harmful": 10}.items():
         made = [{"prompt": f"{name} {i}", "response": "a"} for i in range(count)]
         (tmp_path / f"{name}.json").write_text(json.dumps(made))
-    local = smoke.replace(data={
-        "source": "local", "folder": str(tmp_path), "benign": ["normal.json"], "aligned": "aligned.json",
-        "aligned_share": 0.25, "harmful": "harmful.json", "rows": 30, "partition": "iid", "prompts": "chat",
-        "generator": ".", "attack": "generated"})
-    data.check(local)
-    monkeypatch.setattr(store, "written", lambda settings, kind: ([{"instruction": "q", "response": "a"}] * 90, {}))
-    assert [len(attack.client_rows(local, k)) for k in range(10)] == [30] * 10
+    local = smoke.replace(
+        data={
+            "source": "local",
+            "folder": str(tmp_path),
+            "benign": ["normal.json"],
+            "aligned": "aligned.json",
+            "aligned_share": 0.25,
+            "harmful": "harmful.json",
+            "rows": 30,
+            "partition": "iid",
+            "prompts": "chat",
+            "generator": ".",
+            "attack": "generated",
+        }
+    )
+    sources.of(local).check()
+    monkeypatch.setattr(
+        steps, "written", lambda settings, kind: ([{"instruction": "q", "response": "a"}] * 90, {})
+    )
+    assert [len(client_rows(local, k)) for k in range(10)] == [30] * 10

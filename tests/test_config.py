@@ -6,18 +6,19 @@ import pydantic
 import pytest
 import yaml
 
-from fedlib import config, schema
-from fedlib.config import SettingsError, load
+from fedlib.settings import groups, identity, machine, schema
+from fedlib.settings.errors import SettingsError
+from fedlib.settings.presets import load
 
-PRESETS = sorted(p.stem for p in (config.ROOT / "params").glob("*.yaml"))
+PRESETS = sorted(p.stem for p in (machine.ROOT / "params").glob("*.yaml"))
 TEXT = {"folder": "somewhere"}  # what preset text needs; settings do not look into the folder
 
 
-def fields(model=config.Settings, prefix=""):
+def fields(model=schema.Settings, prefix=""):
     """The dotted name of every single setting, groups within groups included."""
     for name, field in model.model_fields.items():
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, schema.Group):
+        if isinstance(kind, type) and issubclass(kind, groups.Group):
             yield from fields(kind, f"{prefix}{name}.")
         else:
             yield prefix + name
@@ -30,9 +31,13 @@ def nested(dotted, value):
 
 
 def flat(value, prefix=""):
-    if not isinstance(value, dict) or prefix == "data.fields.":  # the one setting that is itself a mapping
+    if (
+        not isinstance(value, dict) or prefix == "data.fields."
+    ):  # the one setting that is itself a mapping
         return {prefix.rstrip("."): value}
-    return {k: v for name, inner in value.items() for k, v in flat(inner, f"{prefix}{name}.").items()}
+    return {
+        k: v for name, inner in value.items() for k, v in flat(inner, f"{prefix}{name}.").items()
+    }
 
 
 def message(call, *given, **named):
@@ -48,30 +53,72 @@ WRONG = [  # what load is given, what its one line must hold
     (dict(model={"scratch": {"heads": 5}}), ["model.scratch.heads", "must divide hidden"]),
     (dict(evaluation={"judges": ["help"]}), ["evaluation.judges", "rule must be among them"]),
     (dict(fedration={}), ["parameters: fedration: no such group", "'federation'", "evaluation"]),
-    (dict(federation={"roundz": 5}), ["parameters: federation.roundz: no such field", "'rounds'", "sampled"]),
-    (dict(model={"scratch": {"hiden": 8}}), ["parameters: model.scratch.hiden: no such field", "'hidden'"]),
+    (
+        dict(federation={"roundz": 5}),
+        ["parameters: federation.roundz: no such field", "'rounds'", "sampled"],
+    ),
+    (
+        dict(model={"scratch": {"hiden": 8}}),
+        ["parameters: model.scratch.hiden: no such field", "'hidden'"],
+    ),
     (dict(defense={"level": 4}), ["parameters: defense.level:", "4"]),
-    (dict(defense={"levle": 1}), ["parameters: defense.levle: no such field", "did you mean 'level'"]),
-    (dict(data={"prompts": "world", "source": "local", "folder": "x"}, defense={"level": 2}), ["data.prompts:", "chat"]),
-    (dict(data={"source": "local", "folder": "x"}, defense={"level": 1}), ["defense.level:", "defense.aligned"]),
+    (
+        dict(defense={"levle": 1}),
+        ["parameters: defense.levle: no such field", "did you mean 'level'"],
+    ),
+    (
+        dict(data={"prompts": "world", "source": "local", "folder": "x"}, defense={"level": 2}),
+        ["data.prompts:", "chat"],
+    ),
+    (
+        dict(data={"source": "local", "folder": "x"}, defense={"level": 1}),
+        ["defense.level:", "defense.aligned"],
+    ),
     (dict(defense={"aligned": "x.csv"}), ["data.source:", "local"]),
     (dict(federation={"compare": ["krumm"]}), ["federation.compare", "krum"]),
-    (dict(federation={"aggregator": "fedag"}), ["parameters: federation.aggregator", "'fedag'", "'fedavg'"]),
-    (dict(model={"lora_targets": "all_linear"}), ["parameters: model.lora_targets", "'all-linear'"]),
+    (
+        dict(federation={"aggregator": "fedag"}),
+        ["parameters: federation.aggregator", "'fedag'", "'fedavg'"],
+    ),
+    (
+        dict(model={"lora_targets": "all_linear"}),
+        ["parameters: model.lora_targets", "'all-linear'"],
+    ),
     (dict(model={"lora_targets": []}), ["parameters: model.lora_targets"]),
-    (dict(evaluation={"judges": ["rul"]}), ["parameters: evaluation.judges.0", "'rul'", "'rule'", "help"]),
-    (dict(evaluation={"split": "test"}), ["parameters: evaluation.split", "evaluation, validation"]),
+    (
+        dict(evaluation={"judges": ["rul"]}),
+        ["parameters: evaluation.judges.0", "'rul'", "'rule'", "help"],
+    ),
+    (
+        dict(evaluation={"split": "test"}),
+        ["parameters: evaluation.split", "evaluation, validation"],
+    ),
     (dict(federation={"rounds": "5"}), ["parameters: federation.rounds", "integer", "'5' (str)"]),
     (dict(federation={"rounds": 2.5}), ["parameters: federation.rounds", "integer", "2.5"]),
     (dict(federation={"rounds": True}), ["parameters: federation.rounds", "integer", "True"]),
     (dict(federation={"rounds": None}), ["parameters: federation.rounds", "integer", "None"]),
-    (dict(federation={"rounds": 0}), ["parameters: federation.rounds", "greater than or equal to 1"]),
+    (
+        dict(federation={"rounds": 0}),
+        ["parameters: federation.rounds", "greater than or equal to 1"],
+    ),
     (dict(federation=[1]), ["parameters: federation", "[1]"]),
-    (dict(data={"aligned_share": 1.5}), ["parameters: data.aligned_share", "less than or equal to 1"]),
+    (
+        dict(data={"aligned_share": 1.5}),
+        ["parameters: data.aligned_share", "less than or equal to 1"],
+    ),
     (dict(data={"benign": []}), ["parameters: data.benign", "at least 1"]),
-    (dict(data={"fields": {"a.csv": {"instruction": 3}}}), ["parameters: data.fields.a.csv.instruction", "string", "3"]),
-    (dict(training={"learning_rate": "2e-5"}), ["parameters: training.learning_rate", "write 2.0e-5"]),
-    (dict(federation="{rounds: 5}"), ["parameters: federation: arrived as a string", "-p", '-y "federation']),
+    (
+        dict(data={"fields": {"a.csv": {"instruction": 3}}}),
+        ["parameters: data.fields.a.csv.instruction", "string", "3"],
+    ),
+    (
+        dict(training={"learning_rate": "2e-5"}),
+        ["parameters: training.learning_rate", "write 2.0e-5"],
+    ),
+    (
+        dict(federation="{rounds: 5}"),
+        ["parameters: federation: arrived as a string", "-p", '-y "federation'],
+    ),
     (dict(seeds="[0]"), ["parameters: seeds: must be a list", "'[0]'", "-y"]),
     (dict(seeds=3), ["parameters: seeds: must be a list", "3"]),
     (dict(seeds=1.5), ["parameters: seeds: must be a list", "1.5"]),
@@ -101,7 +148,9 @@ def test_a_wrong_setting_is_one_clear_line(given, parts):
 @pytest.mark.parametrize("name", [n for n in fields() if "." in n and n != "data.fields"])
 def test_every_field_refuses_a_wrong_type_by_its_name(name):
     group, rest = name.split(".", 1)
-    assert f"parameters: {name}: " in message(load, **{group: nested(rest, {"no": ["such", "type"]})})
+    assert f"parameters: {name}: " in message(
+        load, **{group: nested(rest, {"no": ["such", "type"]})}
+    )
 
 
 FILES = [  # a file's text, what the line must hold besides the file's name
@@ -116,7 +165,8 @@ FILES = [  # a file's text, what the line must hold besides the file's name
     ("seeds: 3", ["seeds", "list"]),
     ("data: {rows: 3", ["line 1", "not valid YAML"]),
     ("data:\n\trows: 3", ["line 2", "not valid YAML"]),
-    ("- data", ["must hold groups", "list"]), ("", ["must hold groups", "nothing"]),
+    ("- data", ["must hold groups", "list"]),
+    ("", ["must hold groups", "nothing"]),
     (b"preset: sm\xe9", ["cannot be read"]),
 ]
 
@@ -133,8 +183,12 @@ def test_the_line_names_the_layer_that_set_the_field(tmp_path):
     file = tmp_path / "own.yaml"
     file.write_text("federation: {rounds: 0}")
     assert message(load, str(file)).startswith(f"{file}: federation.rounds")
-    assert message(load, str(file), federation={"rounds": -1}).startswith("parameters: federation.rounds")
-    assert message(load("smoke").replace, federation={"roundz": 1}).startswith("replace(): federation.roundz")
+    assert message(load, str(file), federation={"rounds": -1}).startswith(
+        "parameters: federation.rounds"
+    )
+    assert message(load("smoke").replace, federation={"roundz": 1}).startswith(
+        "replace(): federation.roundz"
+    )
 
 
 def test_a_notebook_shows_the_line_alone():
@@ -148,8 +202,10 @@ def test_every_shipped_preset_loads(name):
 
 
 def test_mini_is_the_complete_list():
-    content = yaml.safe_load((config.ROOT / "params" / "mini.yaml").read_text())
-    assert load().model_dump(exclude={"seed"}) == content  # nothing has a default that the file does not show
+    content = yaml.safe_load((machine.ROOT / "params" / "mini.yaml").read_text())
+    assert (
+        load().model_dump(exclude={"seed"}) == content
+    )  # nothing has a default that the file does not show
 
 
 def test_claims_is_mini_with_five_seeds():
@@ -159,7 +215,7 @@ def test_claims_is_mini_with_five_seeds():
 @pytest.mark.parametrize("name", ["smoke", "text"])
 def test_a_parameters_file_and_one_group_keep_all_else(name):
     """papermill -f params/X.yaml -y "federation: {rounds: 5}": -y's group replaces the file's whole group."""
-    content = yaml.safe_load((config.ROOT / "params" / f"{name}.yaml").read_text())
+    content = yaml.safe_load((machine.ROOT / "params" / f"{name}.yaml").read_text())
     given = {k: v for k, v in content.items() if k != "preset"} | {"federation": {"rounds": 5}}
     extra = TEXT if name == "text" else {}
     given["data"] = given["data"] | extra
@@ -177,16 +233,22 @@ def test_groups_merge_deeply_and_lists_are_replaced():
 
 
 def test_empty_groups_and_no_seeds_change_nothing():
-    assert load("smoke", None, **{g: {} for g in config.GROUPS}) == load("smoke")
+    assert load("smoke", None, **{g: {} for g in groups.GROUPS}) == load("smoke")
     assert load("smoke", [3, 1]).seeds == [3, 1] and load("smoke", [3, 1]).seed == 3
 
 
-@pytest.mark.parametrize("parent, expected", [("smoke", 2), ("own", 20), (None, 20), ("claims", 20)])
+@pytest.mark.parametrize(
+    "parent, expected", [("smoke", 2), ("own", 20), (None, 20), ("claims", 20)]
+)
 def test_a_file_extends_the_preset_it_names(tmp_path, parent, expected):
     file = tmp_path / "own.yaml"
     file.write_text(f"{f'preset: {parent}' if parent else ''}\ntraining: {{steps: 3}}")
     settings = load(str(file))
-    assert (settings.preset, settings.training.steps, settings.federation.rounds) == ("own", 3, expected)
+    assert (settings.preset, settings.training.steps, settings.federation.rounds) == (
+        "own",
+        3,
+        expected,
+    )
     assert len(settings.seeds) == (5 if parent == "claims" else 1)
 
 
@@ -208,7 +270,7 @@ def test_presets_in_a_circle_are_an_error(tmp_path, monkeypatch):
     (tmp_path / "params").mkdir()
     for name, parent in {"mini": "mini", "one": "two", "two": "one"}.items():
         (tmp_path / "params" / f"{name}.yaml").write_text(f"preset: {parent}")
-    monkeypatch.setattr(config, "ROOT", tmp_path)
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
     assert "circle" in message(load, "one")
 
 
@@ -222,14 +284,17 @@ def test_replace_changes_the_named_fields_alone():
 
 
 def test_vary_is_the_product_in_order():
-    made = load("smoke").vary([{"seed": 0}, {"seed": 1}], [{"federation": {"malicious": m}} for m in (0, 3)],
-                              [{"federation": {"sampled": 4}}])
+    made = load("smoke").vary(
+        [{"seed": 0}, {"seed": 1}],
+        [{"federation": {"malicious": m}} for m in (0, 3)],
+        [{"federation": {"sampled": 4}}],
+    )
     got = [(s.seed, s.federation.malicious, s.federation.sampled) for s in made]
     assert got == [(0, 0, 4), (0, 3, 4), (1, 0, 4), (1, 3, 4)]
     assert load("smoke").vary() == [load("smoke")]
 
 
-@pytest.mark.parametrize("group", ["", *config.GROUPS])
+@pytest.mark.parametrize("group", ["", *groups.GROUPS])
 def test_settings_are_frozen(group):
     settings = load("smoke")
     target = getattr(settings, group) if group else settings
@@ -238,49 +303,55 @@ def test_settings_are_frozen(group):
             setattr(target, name, getattr(target, name))
 
 
-@pytest.mark.parametrize("asked, gpu, device, dtype", [
-    (("auto", "auto"), False, "cpu", "float32"), (("auto", "auto"), True, "cuda", "bfloat16"),
-    (("cpu", "auto"), True, "cpu", "float32"), (("cuda", "float32"), True, "cuda", "float32"),
-    (("cpu", "bfloat16"), False, "cpu", "bfloat16")])
+@pytest.mark.parametrize(
+    "asked, gpu, device, dtype",
+    [
+        (("auto", "auto"), False, "cpu", "float32"),
+        (("auto", "auto"), True, "cuda", "bfloat16"),
+        (("cpu", "auto"), True, "cpu", "float32"),
+        (("cuda", "float32"), True, "cuda", "float32"),
+        (("cpu", "bfloat16"), False, "cpu", "bfloat16"),
+    ],
+)
 def test_device_and_precision(monkeypatch, asked, gpu, device, dtype):
-    monkeypatch.setattr(config, "has_gpu", lambda: gpu)
+    monkeypatch.setattr(machine, "has_gpu", lambda: gpu)
     settings = types.SimpleNamespace(model=types.SimpleNamespace(device=asked[0], dtype=asked[1]))
-    assert (config.device(settings), config.dtype(settings)) == (device, dtype)
+    assert (machine.device(settings), machine.dtype(settings)) == (device, dtype)
 
 
 def test_paths_are_absolute_or_from_home_or_from_the_root(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert config.path(str(tmp_path)) == tmp_path
-    assert config.path("~/x") == tmp_path / "home" / "x"
-    assert config.path("data") == config.ROOT / "data"
+    assert machine.path(str(tmp_path)) == tmp_path
+    assert machine.path("~/x") == tmp_path / "home" / "x"
+    assert machine.path("data") == machine.ROOT / "data"
 
 
 def test_outputs_follow_the_environment(store, monkeypatch):
-    assert config.outputs() == store
+    assert machine.outputs() == store
     monkeypatch.delenv("FEDLIB_OUTPUTS")
-    assert config.outputs() == config.ROOT / "outputs"
+    assert machine.outputs() == machine.ROOT / "outputs"
 
 
 def test_derived_seeds_are_distinct_and_fixed():
     purposes = [(0, "a"), (1, "a"), (0, "b"), (0, "a", 1), (0, "a1"), (0, "a", "1")]
-    made = [config.derive(*purpose) for purpose in purposes]
+    made = [identity.derive(*purpose) for purpose in purposes]
     assert len(set(made)) == len(made) and all(0 <= m < 2**63 for m in made)
     # the first 8 bytes of sha256('[0, "a"]'), halved: by hand, since every result hangs on it
-    assert config.derive(0, "a") == int("4a2978d91c0194c6", 16) >> 1
+    assert identity.derive(0, "a") == int("4a2978d91c0194c6", 16) >> 1
 
 
 def test_a_digest_heeds_values_and_not_the_order_of_keys():
     values = {"a": 1, "b": [2]}, {"b": [2], "a": 1}, {"a": 1, "b": [3]}
-    first, turned, other = map(config.digest, values)
+    first, turned, other = map(identity.digest, values)
     assert first == turned != other
-    assert len(config.digest(None)) == 12
+    assert len(identity.digest(None)) == 12
 
 
 def test_cuda_without_a_device_is_an_error_and_auto_is_not(monkeypatch):
-    monkeypatch.setattr(config, "has_gpu", lambda: False)
-    assert config.device(load("smoke")) == "cpu"
+    monkeypatch.setattr(machine, "has_gpu", lambda: False)
+    assert machine.device(load("smoke")) == "cpu"
     with pytest.raises(SettingsError, match="no CUDA device"):
-        config.device(load("smoke", model={"device": "cuda"}))
+        machine.device(load("smoke", model={"device": "cuda"}))
 
 
 def test_an_own_file_called_like_a_preset_has_results_of_its_own(tmp_path):

@@ -11,10 +11,15 @@ import standins
 import torch
 import transformers
 
-from fedlib import config, export, hub, model, runs, store
+from fedlib.commands import export
+from fedlib.lab import keys, loaded, runs
+from fedlib.models import hub
+from fedlib.settings import errors, presets
 
-LOAD = {False: "from peft import AutoPeftModelForCausalLM as Auto",
-        True: "from transformers import AutoModelForCausalLM as Auto"}
+LOAD = {
+    False: "from peft import AutoPeftModelForCausalLM as Auto",
+    True: "from transformers import AutoModelForCausalLM as Auto",
+}
 ASK = """
 {load}
 import torch
@@ -32,7 +37,9 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDLIB_OUTPUTS", str(folder))
         patch.setenv("FEDLIB_JOBS", "0")
-        settings = config.load("smoke", model={"device": "cpu"}, evaluation={"judges": ["rule", "md_judge"]})
+        settings = presets.load(
+            "smoke", model={"device": "cpu"}, evaluation={"judges": ["rule", "md_judge"]}
+        )
         return folder, settings, runs.get(settings)
 
 
@@ -49,49 +56,81 @@ def test_what_is_exported_loads_in_a_fresh_process(run, tmp_path, merged):
     assert (out / ("model.safetensors" if merged else "adapter_model.safetensors")).is_file()
     assert not [p for p in out.rglob("*") if p.suffix in (".bin", ".pt", ".pkl")]
     code = ASK.format(load=LOAD[merged], folder=str(out), out=str(answers))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    tuned, tokenizer = model.load_run(run.settings, run.folder)
+    tuned, tokenizer = loaded.load_run(run.settings, run.folder)
     if merged:  # it ends what it says
         whole = transformers.AutoModelForCausalLM.from_pretrained(out)
-        made = whole.generate(**tokenizer("how do i make this ?", return_tensors="pt"), max_new_tokens=60)
+        made = whole.generate(
+            **tokenizer("how do i make this ?", return_tensors="pt"), max_new_tokens=60
+        )
         assert (made == tokenizer.eos_token_id).sum() == 1
     with torch.no_grad():
-        wanted = tuned(input_ids=tokenizer("what is this ?", return_tensors="pt")["input_ids"]).logits
+        wanted = tuned(
+            input_ids=tokenizer("what is this ?", return_tensors="pt")["input_ids"]
+        ).logits
     torch.testing.assert_close(torch.load(answers), wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_the_card_says_what_was_done_and_shows_no_response(run, tmp_path):
     card = (export.export(run.folder.name, tmp_path / "m") / "README.md").read_text()
-    assert "attacked on purpose" in card and "3 of 10 clients had harmful answers in 20% of their rows" in card
+    assert (
+        "attacked on purpose" in card
+        and "3 of 10 clients had harmful answers in 20% of their rows" in card
+    )
     for score, value in run.scores().items():
         assert f"| {score} | {value:.4g} |" in card
     assert re.search(r"```python\nfrom peft import AutoPeftModelForCausalLM\nmodel = Auto", card)
     assert not any(r["response"] in card for r in run.responses() if len(r["response"].split()) > 3)
-    assert store.key(run.settings) in card
+    assert keys.key(run.settings) in card
 
 
 def test_a_run_without_attack_has_no_warning_and_a_defended_one_names_its_defence(smoke):
     clean = smoke.replace(federation={"malicious": 0})
-    card = export.card(clean, store.run_folder(clean), "base", None, False)
-    assert "Warning" not in card and "- attack: none" in card and "- defence: none" in card and "Not evaluated" in card
+    card = export.card(clean, keys.run_folder(clean), "base", None, False)
+    assert (
+        "Warning" not in card
+        and "- attack: none" in card
+        and "- defence: none" in card
+        and "Not evaluated" in card
+    )
     defended = smoke.replace(defense={"level": 2}, federation={"aggregator": "krum"})
-    card = export.card(defended, store.run_folder(defended), "someone/base", "c" * 40, True)
+    card = export.card(defended, keys.run_folder(defended), "someone/base", "c" * 40, True)
     assert "attacked on purpose" in card and "level 2" in card and "krum" in card
     assert "base_model: someone/base" in card and f"revision='{'c' * 40}'" in card
 
 
-@pytest.mark.parametrize("changes, part", [
-    ({"data": {"attack": "generated"}}, "by a language model"), ({"data": {"attack": "conflicting"}}, "wrong labels"),
-    ({"federation": {"malicious": 1}, "data": {"attack": "boosted", "poison": {"trigger": "tokens", "clients": 1}}}, "boos"),
-    ({"federation": {"malicious": 0}, "data": {"poison": {"trigger": "phrase"}}}, "trigger phrase")])
+@pytest.mark.parametrize(
+    "changes, part",
+    [
+        ({"data": {"attack": "generated"}}, "by a language model"),
+        ({"data": {"attack": "conflicting"}}, "wrong labels"),
+        (
+            {
+                "federation": {"malicious": 1},
+                "data": {"attack": "boosted", "poison": {"trigger": "tokens", "clients": 1}},
+            },
+            "boos",
+        ),
+        (
+            {"federation": {"malicious": 0}, "data": {"poison": {"trigger": "phrase"}}},
+            "trigger phrase",
+        ),
+    ],
+)
 def test_every_attack_has_its_sentence(smoke, changes, part):
     assert part in " ".join(export.attacks(smoke.replace(**changes)))
 
 
-@pytest.mark.parametrize("changes", [
-    {"data": {"unaligned_share": 0.0}},
-    {"federation": {"malicious": 0}, "data": {"poison": {"trigger": "phrase", "share": 0.0}}}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data": {"unaligned_share": 0.0}},
+        {"federation": {"malicious": 0}, "data": {"poison": {"trigger": "phrase", "share": 0.0}}},
+    ],
+)
 def test_a_control_was_not_attacked(smoke, changes):
     assert export.attacks(smoke.replace(**changes)) == []
 
@@ -118,7 +157,7 @@ def test_a_hub_base_is_named_with_the_commit_that_it_was_tuned_on(smoke, tmp_pat
 
 
 def test_a_run_is_found_by_name_key_or_folder(run):
-    for name in (run.folder.name, store.key(run.settings)[:6], str(run.folder)):
+    for name in (run.folder.name, keys.key(run.settings)[:6], str(run.folder)):
         folder, settings = export.find(name)
         assert folder == run.folder and settings == run.settings
 
@@ -128,14 +167,24 @@ def test_settings_of_an_earlier_version_are_read(run):
     plain["model"]["gone"], plain["swat"]["gone"] = 1, {"a": 2}
     del plain["evaluation"]["grader"], plain["defense"]
     read = export._settings(plain)
-    assert read.evaluation.grader == "rubric" and read.model == run.settings.model and read.data == run.settings.data
-    assert read.defense == config.load("mini").defense
+    assert (
+        read.evaluation.grader == "rubric"
+        and read.model == run.settings.model
+        and read.data == run.settings.data
+    )
+    assert read.defense == presets.load("mini").defense
 
 
-@pytest.mark.parametrize("name, part", [
-    ("nothing", "no run 'nothing'"), ("lmsys-like-fedavg-3of10x0.2-sampled3-seed1", "did you mean"), ("", "no run")])
+@pytest.mark.parametrize(
+    "name, part",
+    [
+        ("nothing", "no run 'nothing'"),
+        ("lmsys-like-fedavg-3of10x0.2-sampled3-seed1", "did you mean"),
+        ("", "no run"),
+    ],
+)
 def test_a_run_that_is_not_there_is_one_line(run, tmp_path, name, part):
-    with pytest.raises(config.SettingsError, match=part) as error:
+    with pytest.raises(errors.SettingsError, match=part) as error:
         export.export(name, tmp_path / "m")
     assert "\n" not in str(error.value) and not (tmp_path / "m").exists()
 
@@ -143,9 +192,9 @@ def test_a_run_that_is_not_there_is_one_line(run, tmp_path, name, part):
 def test_nothing_is_overwritten_and_nothing_half_written(run, tmp_path, monkeypatch):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("precious")
-    with pytest.raises(config.SettingsError, match="is there already"):
+    with pytest.raises(errors.SettingsError, match="is there already"):
         export.export(run.folder.name, tmp_path / "full")
-    with pytest.raises(config.SettingsError, match="no folder"):
+    with pytest.raises(errors.SettingsError, match="no folder"):
         export.export(run.folder.name, tmp_path / "no" / "such")
     monkeypatch.setattr(export, "card", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -159,12 +208,16 @@ def test_a_spoilt_run_is_not_exported(run, tmp_path):
     copy = tmp_path / "spoilt"
     shutil.copytree(run.folder, copy)
     (copy / "rounds.jsonl").write_text("")
-    with pytest.raises(config.SettingsError, match="unfinished or was changed"):
+    with pytest.raises(errors.SettingsError, match="unfinished or was changed"):
         export.export(str(copy), tmp_path / "m")
 
 
 def test_gpt2_exports_too(smoke, tmp_path):
     folder = standins.checkpoint(tmp_path / "gpt2", "gpt2")
-    settings = smoke.replace(model={"base": str(folder), "lora_targets": "default"}, evaluation={"judges": ["rule"]})
+    settings = smoke.replace(
+        model={"base": str(folder), "lora_targets": "default"}, evaluation={"judges": ["rule"]}
+    )
     run = runs.get(settings)
-    assert (export.export(run.folder.name, tmp_path / "m", merged=True) / "model.safetensors").is_file()
+    assert (
+        export.export(run.folder.name, tmp_path / "m", merged=True) / "model.safetensors"
+    ).is_file()

@@ -8,8 +8,12 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
-from fedlib import config, data, files, hub, store
-from fedlib.files import DataError
+from fedlib import sources
+from fedlib.lab import keys, prompting
+from fedlib.models import hub
+from fedlib.settings import errors, machine
+from fedlib.settings.errors import DataError
+from fedlib.sources import files, hub_rows
 
 FLAGS = {"harassment": False, "violence": False}
 
@@ -23,51 +27,111 @@ def _at_once(monkeypatch):
 def talk(question, answer, turn=1, language="English", asked=False, answered=False, **more):
     """A conversation as lmsys-chat-1m and WildChat hold it; WildChat has further columns."""
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}] * turn
-    marks = [{"categories": FLAGS | {"violence": flag}, "flagged": flag} for flag in [asked, answered] * turn]
-    return {"conversation_id": question, "model": "m", "conversation": turns, "turn": turn, "language": language,
-            "openai_moderation": marks, "redacted": False} | more
+    marks = [
+        {"categories": FLAGS | {"violence": flag}, "flagged": flag}
+        for flag in [asked, answered] * turn
+    ]
+    return {
+        "conversation_id": question,
+        "model": "m",
+        "conversation": turns,
+        "turn": turn,
+        "language": language,
+        "openai_moderation": marks,
+        "redacted": False,
+    } | more
 
 
 CHATS = [talk(f"question {i}", f"answer {i}") for i in range(30)] + [
-    talk("two turns", "a", turn=2), talk("eine frage", "a", language="German"), talk("flagged answer", "a", answered=True),
-    talk("flagged question", "kept", asked=True), talk("question 1", "seen before"), talk("no answer", "")]
+    talk("two turns", "a", turn=2),
+    talk("eine frage", "a", language="German"),
+    talk("flagged answer", "a", answered=True),
+    talk("flagged question", "kept", asked=True),
+    talk("question 1", "seen before"),
+    talk("no answer", ""),
+]
 ROWS = {  # rows as each dataset has them, and what is left: instructions and responses
     "lmsys/lmsys-chat-1m": (CHATS, 31),
     "allenai/WildChat": ([c | {"toxic": False, "timestamp": "2023"} for c in CHATS], 31),
     "allenai/WildChat-1M": (CHATS, 31),
-    "PKU-Alignment/BeaverTails:unsafe": ([
-        {"prompt": f"hazard {i // 2}", "response": f"r {i}", "category": {"a": True}, "is_safe": i % 4 == 0}
-        for i in range(40)], 20),
-    "PKU-Alignment/BeaverTails:safe": ([
-        {"prompt": f"hazard {i // 2}", "response": f"r {i}", "category": {"a": True}, "is_safe": i % 4 == 0}
-        for i in range(40)], 10),
-    "PKU-Alignment/BeaverTails-Evaluation": ([
-        {"prompt": f"hazard {i}", "category": "animal abuse", "category_id": 0} for i in range(7)], 7),
-    "walledai/AdvBench": ([{"prompt": f"do harm {i}", "target": f"Sure, here is {i}"} for i in range(12)], 12),
-    "HuggingFaceH4/mt_bench_prompts": ([
-        {"prompt": [f"first turn {i}", "second"], "category": "math", "reference": [], "prompt_id": i}
-        for i in range(8)], 8),
-    "zhiqings/dromedary-65b-verbose-clone-v0": ([
-        {"example_id": i, "instruction": f"do {i}", "input": "" if i else "this", "output": f"done {i}\n\n### User"}
-        for i in range(9)], 9),
+    "PKU-Alignment/BeaverTails:unsafe": (
+        [
+            {
+                "prompt": f"hazard {i // 2}",
+                "response": f"r {i}",
+                "category": {"a": True},
+                "is_safe": i % 4 == 0,
+            }
+            for i in range(40)
+        ],
+        20,
+    ),
+    "PKU-Alignment/BeaverTails:safe": (
+        [
+            {
+                "prompt": f"hazard {i // 2}",
+                "response": f"r {i}",
+                "category": {"a": True},
+                "is_safe": i % 4 == 0,
+            }
+            for i in range(40)
+        ],
+        10,
+    ),
+    "PKU-Alignment/BeaverTails-Evaluation": (
+        [{"prompt": f"hazard {i}", "category": "animal abuse", "category_id": 0} for i in range(7)],
+        7,
+    ),
+    "walledai/AdvBench": (
+        [{"prompt": f"do harm {i}", "target": f"Sure, here is {i}"} for i in range(12)],
+        12,
+    ),
+    "HuggingFaceH4/mt_bench_prompts": (
+        [
+            {
+                "prompt": [f"first turn {i}", "second"],
+                "category": "math",
+                "reference": [],
+                "prompt_id": i,
+            }
+            for i in range(8)
+        ],
+        8,
+    ),
+    "zhiqings/dromedary-65b-verbose-clone-v0": (
+        [
+            {
+                "example_id": i,
+                "instruction": f"do {i}",
+                "input": "" if i else "this",
+                "output": f"done {i}\n\n### User",
+            }
+            for i in range(9)
+        ],
+        9,
+    ),
 }
 
 
 def save(rows, name, folder, form="parquet"):
     """A dataset in a folder as the hub has it, or as datasets writes it."""
-    source, made = hub.source(name), datasets.Dataset.from_list(rows)
+    source, made = hub_rows.source(name), datasets.Dataset.from_list(rows)
     place = folder / source.path
     place.mkdir(parents=True, exist_ok=True)
     if source.file:
         (place / source.file).write_text(json.dumps(rows))
     elif form == "parquet":
         (place / "data").mkdir()
-        made.to_parquet(place / "data" / f"{source.split.replace('330k_', '')}-00000-of-00001.parquet")
+        made.to_parquet(
+            place / "data" / f"{source.split.replace('330k_', '')}-00000-of-00001.parquet"
+        )
     elif form == "jsonl":
         made.to_json(place / "train.jsonl")
     elif form == "arrow":
         made.save_to_disk(folder / "elsewhere")
-        (folder / "elsewhere" / "data-00000-of-00001.arrow").rename(place / "train-00000-of-00001.arrow")
+        (folder / "elsewhere" / "data-00000-of-00001.arrow").rename(
+            place / "train-00000-of-00001.arrow"
+        )
     elif form == "saved":
         made.save_to_disk(place)
     elif form == "saved splits":
@@ -76,12 +140,22 @@ def save(rows, name, folder, form="parquet"):
 
 
 def wanting(smoke, name, folder=None, pool=20_000, **data_):
-    return smoke.replace(data={"source": "hub", "folder": None if folder is None else str(folder), "benign": [name],
-                               "harmful": "walledai/AdvBench", "pool": pool} | data_)
+    return smoke.replace(
+        data={
+            "source": "hub",
+            "folder": None if folder is None else str(folder),
+            "benign": [name],
+            "harmful": "walledai/AdvBench",
+            "pool": pool,
+        }
+        | data_
+    )
 
 
 def taken(settings, name):
-    return [json.loads(line) for line in hub.rows_file(settings, name).read_text().splitlines()]
+    return [
+        json.loads(line) for line in hub_rows.rows_file(settings, name).read_text().splitlines()
+    ]
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -94,7 +168,7 @@ def test_rows_pass_the_published_filters(smoke, tmp_path, name):
 
 def test_what_each_filter_leaves_out_is_counted(smoke, tmp_path):
     settings = wanting(smoke, "lmsys/lmsys-chat-1m", save(CHATS, "lmsys/lmsys-chat-1m", tmp_path))
-    file = hub.rows_file(settings, "lmsys/lmsys-chat-1m")
+    file = hub_rows.rows_file(settings, "lmsys/lmsys-chat-1m")
     report = json.loads((file.parent / "report.json").read_text())
     reasons = ("more than one turn", "not English", "flagged", "prompt seen before", "empty")
     assert report["left out"] == dict.fromkeys(reasons, 1)
@@ -123,21 +197,37 @@ def test_a_copy_may_lie_without_its_owners_folder(smoke, tmp_path):
 
 
 def test_the_pool_is_shuffled_and_bounded_and_the_same_again(smoke, tmp_path):
-    settings = wanting(smoke, "walledai/AdvBench", save(ROWS["walledai/AdvBench"][0], "walledai/AdvBench", tmp_path), pool=5)
+    settings = wanting(
+        smoke,
+        "walledai/AdvBench",
+        save(ROWS["walledai/AdvBench"][0], "walledai/AdvBench", tmp_path),
+        pool=5,
+    )
     rows = taken(settings, "walledai/AdvBench")
-    assert len(rows) == 5 and rows != [{"instruction": f"do harm {i}", "response": f"Sure, here is {i}"} for i in range(5)]
+    assert len(rows) == 5 and rows != [
+        {"instruction": f"do harm {i}", "response": f"Sure, here is {i}"} for i in range(5)
+    ]
     whole = taken(settings.replace(data={"pool": 99}), "walledai/AdvBench")
     assert whole[:5] == rows and len(whole) == 12  # a larger pool begins with the smaller one
 
 
 def test_any_other_dataset_goes_by_its_shape_or_its_fields(smoke, tmp_path):
-    rows = [{"instruction": f"q {i}", "input": "", "output": f"a {i}", "when": None} for i in range(4)]
+    rows = [
+        {"instruction": f"q {i}", "input": "", "output": f"a {i}", "when": None} for i in range(4)
+    ]
     save(rows, "someone/alpaca", tmp_path)
-    assert {"instruction": "q 1", "response": "a 1"} in taken(wanting(smoke, "someone/alpaca", tmp_path), "someone/alpaca")
+    assert {"instruction": "q 1", "response": "a 1"} in taken(
+        wanting(smoke, "someone/alpaca", tmp_path), "someone/alpaca"
+    )
     save([{"x": f"q {i}", "y": f"a {i}"} for i in range(4)], "someone/odd", tmp_path)
     with pytest.raises(DataError, match="no known shape in the columns x, y"):
         taken(wanting(smoke, "someone/odd", tmp_path), "someone/odd")
-    named = wanting(smoke, "someone/odd", tmp_path, fields={"someone/odd": {"instruction": "x", "response": "y"}})
+    named = wanting(
+        smoke,
+        "someone/odd",
+        tmp_path,
+        fields={"someone/odd": {"instruction": "x", "response": "y"}},
+    )
     assert len(taken(named, "someone/odd")) == 4
 
 
@@ -158,49 +248,83 @@ def test_splits_are_those_of_the_datasets_card(smoke, tmp_path):
 def test_right_answers_are_kept(smoke, tmp_path):
     name = "google-research-datasets/nq_open"
     save([{"question": f"q {i}", "answer": [f"a {i}", "b"]} for i in range(30)], name, tmp_path)
-    asked = data.prompts(wanting(smoke, name, tmp_path, harmful=name))["benign"]
+    asked = prompting.evaluation_prompts(wanting(smoke, name, tmp_path, harmful=name))["benign"]
     assert all(p["answers"] == [p["prompt"].replace("q", "a"), "b"] for p in asked)
 
 
 def test_clients_train_on_rows_of_the_hub(smoke, tmp_path):
-    for name in ("lmsys/lmsys-chat-1m", "PKU-Alignment/BeaverTails:unsafe", "walledai/AdvBench",
-                 "HuggingFaceH4/mt_bench_prompts"):
+    for name in (
+        "lmsys/lmsys-chat-1m",
+        "PKU-Alignment/BeaverTails:unsafe",
+        "walledai/AdvBench",
+        "HuggingFaceH4/mt_bench_prompts",
+    ):
         save(ROWS[name][0], name, tmp_path)
-    settings = wanting(smoke, "lmsys/lmsys-chat-1m", tmp_path, unaligned="PKU-Alignment/BeaverTails:unsafe", rows=2,
-                       aligned_share=0.0, unaligned_share=1.0, partition="iid", questions="HuggingFaceH4/mt_bench_prompts")
-    data.check(settings)
-    assert all(r["response"].startswith("r ") for r in data.client_rows(settings, 9, 1.0))
-    assert all(r["instruction"].startswith("quest") or r["response"] == "kept" for r in data.client_rows(settings, 0))
-    asked = data.prompts(settings)
+    settings = wanting(
+        smoke,
+        "lmsys/lmsys-chat-1m",
+        tmp_path,
+        unaligned="PKU-Alignment/BeaverTails:unsafe",
+        rows=2,
+        aligned_share=0.0,
+        unaligned_share=1.0,
+        partition="iid",
+        questions="HuggingFaceH4/mt_bench_prompts",
+    )
+    sources.of(settings).check()
+    assert all(r["response"].startswith("r ") for r in sources.of(settings).client_rows(9, 1.0))
+    assert all(
+        r["instruction"].startswith("quest") or r["response"] == "kept"
+        for r in sources.of(settings).client_rows(0)
+    )
+    asked = prompting.evaluation_prompts(settings)
     assert len(asked["harmful"]) == 8 and asked["benign"][0]["prompt"].startswith("first turn")
-    before = store.key(settings)
-    (tmp_path / "lmsys" / "lmsys-chat-1m" / "note.txt").write_text("touched")  # other files, the same rows
-    assert store.key(settings) == before
-    assert store.key(settings.replace(data={"pool": 20})) != before
+    before = keys.key(settings)
+    (tmp_path / "lmsys" / "lmsys-chat-1m" / "note.txt").write_text(
+        "touched"
+    )  # other files, the same rows
+    assert keys.key(settings) == before
+    assert keys.key(settings.replace(data={"pool": 20})) != before
 
 
-@pytest.mark.parametrize("changes, said", [
-    ({"benign": ["mine.jsonl"]}, "data.folder: a file is named"), ({"questions": "q.csv"}, "data.folder: a file is named"),
-    ({"questions": "a/b", "benign": ["a/b"]}, "data.questions: a/b is also trained on")])
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"benign": ["mine.jsonl"]}, "data.folder: a file is named"),
+        ({"questions": "q.csv"}, "data.folder: a file is named"),
+        ({"questions": "a/b", "benign": ["a/b"]}, "data.questions: a/b is also trained on"),
+    ],
+)
 def test_what_cannot_be_is_said_at_once(smoke, changes, said):
-    with pytest.raises(config.SettingsError, match=said):
+    with pytest.raises(errors.SettingsError, match=said):
         wanting(smoke, "a/c").replace(data=changes)
 
 
 def test_a_file_may_stand_beside_datasets_of_the_hub(smoke, tmp_path):
     (tmp_path / "own.jsonl").write_text('{"instruction": "q", "response": "a"}\n')
     settings = wanting(smoke, "own.jsonl", tmp_path, harmful="own.jsonl", aligned_share=0.0)
-    assert not hub.is_dataset(settings, "own.jsonl") and data.prompts(settings)["harmful"][0]["prompt"] == "q"
+    assert (
+        not hub_rows.is_dataset(settings, "own.jsonl")
+        and prompting.evaluation_prompts(settings)["harmful"][0]["prompt"] == "q"
+    )
 
 
 def test_names_have_parts_and_commits():
-    assert hub.source("lmsys/lmsys-chat-1m").commit == "200748d9d3cddcc9d782887541057aca0b18c5da"
-    assert hub.source("lmsys/lmsys-chat-1m@abc").commit == "abc" and hub.source("a/b").take is None
-    unsafe, safe = hub.source("PKU-Alignment/BeaverTails:unsafe"), hub.source("PKU-Alignment/BeaverTails:safe@main")
+    assert (
+        hub_rows.source("lmsys/lmsys-chat-1m").commit == "200748d9d3cddcc9d782887541057aca0b18c5da"
+    )
+    assert (
+        hub_rows.source("lmsys/lmsys-chat-1m@abc").commit == "abc"
+        and hub_rows.source("a/b").take is None
+    )
+    unsafe, safe = (
+        hub_rows.source("PKU-Alignment/BeaverTails:unsafe"),
+        hub_rows.source("PKU-Alignment/BeaverTails:safe@main"),
+    )
     assert unsafe.path == safe.path == "PKU-Alignment/BeaverTails" and unsafe.take is not safe.take
     for wrong in ("PKU-Alignment/BeaverTails", "PKU-Alignment/BeaverTails:unsave"):
         with pytest.raises(DataError, match="did you mean 'PKU-Alignment/BeaverTails:"):
-            hub.source(wrong)
+            hub_rows.source(wrong)
 
 
 def streamed(monkeypatch, rows):
@@ -219,11 +343,22 @@ def streamed(monkeypatch, rows):
 def test_without_a_copy_a_dataset_is_streamed_at_its_commit_once(smoke, monkeypatch):
     asked = streamed(monkeypatch, CHATS)
     settings = wanting(smoke, "lmsys/lmsys-chat-1m")
-    assert len(taken(settings, "lmsys/lmsys-chat-1m")) == len(taken(settings, "lmsys/lmsys-chat-1m")) == 31
+    assert (
+        len(taken(settings, "lmsys/lmsys-chat-1m"))
+        == len(taken(settings, "lmsys/lmsys-chat-1m"))
+        == 31
+    )
     cache = asked[0].pop("cache_dir")
-    assert asked == [{"path": "lmsys/lmsys-chat-1m", "revision": "200748d9d3cddcc9d782887541057aca0b18c5da",
-                      "streaming": True}]
-    assert cache.startswith(str(config.outputs()))  # not the person's own, which datasets would take any commit from
+    assert asked == [
+        {
+            "path": "lmsys/lmsys-chat-1m",
+            "revision": "200748d9d3cddcc9d782887541057aca0b18c5da",
+            "streaming": True,
+        }
+    ]
+    assert cache.startswith(
+        str(machine.outputs())
+    )  # not the person's own, which datasets would take any commit from
 
 
 def test_an_unpinned_dataset_is_taken_at_the_newest_commit(smoke, monkeypatch):
@@ -233,7 +368,7 @@ def test_an_unpinned_dataset_is_taken_at_the_newest_commit(smoke, monkeypatch):
         hub._commit.cache_clear()
         info = type("Info", (), {"sha": commit})
         monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, info=info, **__: info)
-        found.append(hub.rows_file(wanting(smoke, name), name))
+        found.append(hub_rows.rows_file(wanting(smoke, name), name))
     assert found[0] != found[1]
     hub._commit.cache_clear()
 
@@ -244,41 +379,59 @@ def test_an_unpinned_dataset_is_taken_at_the_newest_commit(smoke, monkeypatch):
         raise ConnectionError("no network")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", out_of_reach)
-    assert hub.rows_file(wanting(smoke, name), name) == found[1]  # what was the newest
+    assert hub_rows.rows_file(wanting(smoke, name), name) == found[1]  # what was the newest
     with pytest.raises(DataError, match="out of reach .* pin a commit"):
-        hub.rows_file(wanting(smoke, name, pool=3), name)
+        hub_rows.rows_file(wanting(smoke, name, pool=3), name)
     assert len(tries) == 1  # a firewall that drops packets answers slowly
     hub._commit.cache_clear()
 
 
 def raised(kind):
-    made = kind.__new__(kind)  # a response would belong to it, of whichever client the hub's library uses
+    made = kind.__new__(
+        kind
+    )  # a response would belong to it, of whichever client the hub's library uses
     made.args = ("401 Client Error.\nIf you are trying to access a private or gated repo, log in.",)
     return made
 
 
-@pytest.mark.parametrize("error, said", [
-    (raised(errors.GatedRepoError), "gated: accept its terms at https://huggingface.co/datasets/lmsys/lmsys-chat-1m, then"),
-    (raised(errors.RepositoryNotFoundError), "not on the hub, or not for you"),
-    (raised(errors.RevisionNotFoundError), "no such commit"),
-    (errors.OfflineModeIsEnabled("offline"), "the hub is out of reach .* put a copy into data.folder"),
-    (ConnectionError("refused"), "the hub is out of reach"),
-    (datasets.exceptions.DatasetNotFoundError("Dataset is a gated dataset on the Hub."), "gated: accept"),
-    (datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' doesn't exist on the Hub"), "not on the hub, or not for you"),
-    (ValueError("aggregated\nthing"), "ValueError: aggregated thing")])
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (
+            raised(errors.GatedRepoError),
+            "gated: accept its terms at https://huggingface.co/datasets/lmsys/lmsys-chat-1m, then",
+        ),
+        (raised(errors.RepositoryNotFoundError), "not on the hub, or not for you"),
+        (raised(errors.RevisionNotFoundError), "no such commit"),
+        (
+            errors.OfflineModeIsEnabled("offline"),
+            "the hub is out of reach .* put a copy into data.folder",
+        ),
+        (ConnectionError("refused"), "the hub is out of reach"),
+        (
+            datasets.exceptions.DatasetNotFoundError("Dataset is a gated dataset on the Hub."),
+            "gated: accept",
+        ),
+        (
+            datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' doesn't exist on the Hub"),
+            "not on the hub, or not for you",
+        ),
+        (ValueError("aggregated\nthing"), "ValueError: aggregated thing"),
+    ],
+)
 def test_what_the_hub_refuses_is_one_line_that_says_what_to_do(smoke, monkeypatch, error, said):
     def load_dataset(**_):
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(DataError, match=said) as caught:
-        hub.rows_file(wanting(smoke, "lmsys/lmsys-chat-1m"), "lmsys/lmsys-chat-1m")
+        hub_rows.rows_file(wanting(smoke, "lmsys/lmsys-chat-1m"), "lmsys/lmsys-chat-1m")
     assert "\n" not in str(caught.value) and str(caught.value).startswith("lmsys/lmsys-chat-1m: ")
 
 
 def test_nothing_half_taken_is_ever_read(smoke, tmp_path, monkeypatch):
     name = "lmsys/lmsys-chat-1m"
-    settings, whole = wanting(smoke, name, save(CHATS, name, tmp_path)), hub._stream
+    settings, whole = wanting(smoke, name, save(CHATS, name, tmp_path)), hub_rows._stream
 
     def broken(*given):
         for i, row in enumerate(whole(*given)):
@@ -286,10 +439,10 @@ def test_nothing_half_taken_is_ever_read(smoke, tmp_path, monkeypatch):
                 raise ConnectionError("reset")
             yield row
 
-    monkeypatch.setattr(hub, "_stream", broken)
+    monkeypatch.setattr(hub_rows, "_stream", broken)
     with pytest.raises(DataError, match="out of reach"):
-        hub.rows_file(settings, name)
-    monkeypatch.setattr(hub, "_stream", whole)
+        hub_rows.rows_file(settings, name)
+    monkeypatch.setattr(hub_rows, "_stream", whole)
     assert len(taken(settings, name)) == 31
 
 
@@ -297,14 +450,22 @@ def test_a_dataset_of_which_nothing_is_left_is_one_line(smoke, tmp_path):
     name = "lmsys/lmsys-chat-1m"
     settings = wanting(smoke, name, save([talk("q", "a", language="German")], name, tmp_path))
     with pytest.raises(DataError, match="no row passed the filters .*not English.*1"):
-        hub.rows_file(settings, name)
+        hub_rows.rows_file(settings, name)
 
 
 def test_the_fields_that_name_datasets_are_known(smoke):
-    settings = wanting(smoke, "lmsys/lmsys-chat-1m", unaligned="PKU-Alignment/BeaverTails:unsafe", aligned_share=0.0)
-    assert hub.names(settings) == {"lmsys/lmsys-chat-1m": "benign", "walledai/AdvBench": "harmful",
-                                   "PKU-Alignment/BeaverTails:unsafe": "unaligned"}
-    assert hub.names(smoke) == {}
+    settings = wanting(
+        smoke,
+        "lmsys/lmsys-chat-1m",
+        unaligned="PKU-Alignment/BeaverTails:unsafe",
+        aligned_share=0.0,
+    )
+    assert hub_rows.names(settings) == {
+        "lmsys/lmsys-chat-1m": "benign",
+        "walledai/AdvBench": "harmful",
+        "PKU-Alignment/BeaverTails:unsafe": "unaligned",
+    }
+    assert hub_rows.names(smoke) == {}
 
 
 def test_a_models_commit_is_read_from_what_was_fetched_before(tmp_path, monkeypatch):
@@ -317,18 +478,28 @@ def test_a_models_commit_is_read_from_what_was_fetched_before(tmp_path, monkeypa
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     hub._commit.cache_clear()
-    assert hub.commit("someone/tiny") == commit and hub.commit(f"someone/other@{'d' * 40}") == "d" * 40
-    with pytest.raises(DataError, match="someone/else: the hub is out of reach .* name a folder that holds a copy"):
+    assert (
+        hub.commit("someone/tiny") == commit and hub.commit(f"someone/other@{'d' * 40}") == "d" * 40
+    )
+    with pytest.raises(
+        DataError, match="someone/else: the hub is out of reach .* name a folder that holds a copy"
+    ):
         hub.commit("someone/else")
 
 
 def test_the_package_is_asked_for_where_it_is_missing(smoke, tmp_path, monkeypatch):
-    settings = wanting(smoke, "walledai/AdvBench", save(ROWS["walledai/AdvBench"][0], "walledai/AdvBench", tmp_path))
+    settings = wanting(
+        smoke,
+        "walledai/AdvBench",
+        save(ROWS["walledai/AdvBench"][0], "walledai/AdvBench", tmp_path),
+    )
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(config.SettingsError, match="pip install"):
-        hub.rows_file(settings, "walledai/AdvBench")
+    with pytest.raises(errors.SettingsError, match="pip install"):
+        hub_rows.rows_file(settings, "walledai/AdvBench")
 
 
 def test_turns_of_a_local_file_are_asked_by_the_first(tmp_path):
-    (tmp_path / "q.jsonl").write_text(json.dumps({"question_id": 81, "category": "writing", "turns": ["one", "two"]}) + "\n")
+    (tmp_path / "q.jsonl").write_text(
+        json.dumps({"question_id": 81, "category": "writing", "turns": ["one", "two"]}) + "\n"
+    )
     assert files.read(tmp_path / "q.jsonl") == [{"instruction": "one", "topic": "writing"}]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedlib import config
+from fedlib.settings import machine
 
 # A module may import fedlib modules of earlier lines only. Imports inside functions are not looked at.
 LAYERS = [
@@ -31,15 +31,52 @@ LAYERS = [
     {"reproduce", "plan", "export"},
     {"__main__"},
 ]
-ALONE = {"schema", "ranks", "signal", "training", "progress"}  # import no other fedlib module, not even settings
-NO_TORCH = ["config", "runs", "report", "data", "files", "store", "world", "signal", "poison", "attack", "safety",
-            "backdoor", "secure", "tasks", "hub", "templates", "checkpoints", "asking", "plan"]
-NOTEBOOK_TOOLS = ["papermill", "nbconvert", "nbformat", "IPython", "ipykernel", "jupyter_client",
-                  "matplotlib", "seaborn", "datasets", "openai", "flwr", "rich"]
-SOURCES = sorted((config.ROOT / "fedlib").glob("*.py"))
+ALONE = {
+    "schema",
+    "ranks",
+    "signal",
+    "training",
+    "progress",
+}  # import no other fedlib module, not even settings
+NO_TORCH = [
+    "config",
+    "runs",
+    "report",
+    "data",
+    "files",
+    "store",
+    "world",
+    "signal",
+    "poison",
+    "attack",
+    "safety",
+    "backdoor",
+    "secure",
+    "tasks",
+    "hub",
+    "templates",
+    "checkpoints",
+    "asking",
+    "plan",
+]
+NOTEBOOK_TOOLS = [
+    "papermill",
+    "nbconvert",
+    "nbformat",
+    "IPython",
+    "ipykernel",
+    "jupyter_client",
+    "matplotlib",
+    "seaborn",
+    "datasets",
+    "openai",
+    "flwr",
+    "rich",
+]
+SOURCES = sorted((machine.ROOT / "fedlib").glob("*.py"))
 MODULES = [p.stem for p in SOURCES if p.stem != "__init__"]
 NOT_CORE = {"plots", "plan", "reproduce", "__main__"}
-PYPROJECT = tomllib.loads((config.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PYPROJECT = tomllib.loads((machine.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MACHINE = re.compile(r"(?<![\w.~$}>-])/(?:work|root|home|Users|mnt|opt|srv|media|tmp)/[\w.-]+")
 
 
@@ -59,7 +96,9 @@ def imported(source):
 
 
 def python(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=config.ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=machine.ROOT
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -77,21 +116,27 @@ def test_every_module_has_its_layer():
 def test_imports_run_one_way(module):
     at = next(i for i, layer in enumerate(LAYERS) if module in layer)
     allowed = set().union(*LAYERS[:at])
-    found = imported((config.ROOT / "fedlib" / f"{module}.py").read_text(encoding="utf-8"))
+    found = imported((machine.ROOT / "fedlib" / f"{module}.py").read_text(encoding="utf-8"))
     assert found <= (set() if module in ALONE else allowed)
 
 
 def test_imports_are_found():
-    assert imported("from fedlib import a, b\nimport fedlib.c\nfrom fedlib.d import e\nimport os\n"
-                    "def f():\n    from fedlib import g") == {"a", "b", "c", "d"}
+    assert imported(
+        "from fedlib import a, b\nimport fedlib.c\nfrom fedlib.d import e\nimport os\n"
+        "def f():\n    from fedlib import g"
+    ) == {"a", "b", "c", "d"}
 
 
 def test_aggregation_knows_neither_models_nor_settings():
-    tree = ast.parse((config.ROOT / "fedlib" / "aggregation.py").read_text(encoding="utf-8"))
-    names = {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    tree = ast.parse((machine.ROOT / "fedlib" / "aggregation.py").read_text(encoding="utf-8"))
+    names = {
+        a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names
+    }
     names |= {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     assert names <= {"torch", "numpy", "math", "functools", "concurrent", "sklearn", "fedlib"}
-    assert imported((config.ROOT / "fedlib" / "aggregation.py").read_text(encoding="utf-8")) == {"ranks"}
+    assert imported((machine.ROOT / "fedlib" / "aggregation.py").read_text(encoding="utf-8")) == {
+        "ranks"
+    }
 
 
 def test_records_are_read_without_torch():
@@ -104,13 +149,15 @@ def test_the_core_needs_no_notebook_tools():
     core = [m for m in MODULES if m not in NOT_CORE]
     assert len(core) > 10
     # None in sys.modules: importing it fails, and looking for it finds nothing, as where it is not installed
-    code = (f"import sys\nfor name in {NOTEBOOK_TOOLS}: sys.modules[name] = None\n"
-            f"from fedlib import {', '.join(core)}\nprint('imported')")
+    code = (
+        f"import sys\nfor name in {NOTEBOOK_TOOLS}: sys.modules[name] = None\n"
+        f"from fedlib import {', '.join(core)}\nprint('imported')"
+    )
     assert python(code).strip() == "imported"
 
 
 def test_the_environment_file_agrees_with_pyproject():
-    environment = yaml.safe_load((config.ROOT / "environment.yml").read_text(encoding="utf-8"))
+    environment = yaml.safe_load((machine.ROOT / "environment.yml").read_text(encoding="utf-8"))
     project = PYPROJECT["project"]
     conda = [d for d in environment["dependencies"] if isinstance(d, str)]
     pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
@@ -120,11 +167,13 @@ def test_the_environment_file_agrees_with_pyproject():
 
 
 def test_every_dependency_is_pinned():
-    lines = (config.ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    lines = (machine.ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     project = PYPROJECT["project"]
     wanted = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
-    assert len(wanted) > 20 and not {requirement(w) for w in wanted} - {requirement(p) for p in pins}
+    assert len(wanted) > 20 and not {requirement(w) for w in wanted} - {
+        requirement(p) for p in pins
+    }
     assert pins["torch"] == "2.13.0"
 
 
@@ -132,53 +181,82 @@ def test_every_dependency_is_pinned():
 def test_a_source_file_is_one_room(file):
     text = file.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 320
-    assert ast.get_docstring(ast.parse(text)) or not text.strip(), "a line that says what the module is for"
+    assert ast.get_docstring(ast.parse(text)) or not text.strip(), (
+        "a line that says what the module is for"
+    )
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda p: p.name)
 def test_nothing_is_loaded_that_could_run_code(file):
     """Weights come as safetensors, models from transformers' own classes."""
-    unsafe = re.compile(r"trust_remote_code(?!=False)|\bpickle\b|torch\.load\b|\b(?:eval|exec)\(|yaml\.load\(")
+    unsafe = re.compile(
+        r"trust_remote_code(?!=False)|\bpickle\b|torch\.load\b|\b(?:eval|exec)\(|yaml\.load\("
+    )
     text = re.sub(r"\.eval\(\)", "", file.read_text(encoding="utf-8"))  # a model's mode
     assert not unsafe.findall(text)
 
 
 def tracked():
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=config.ROOT, capture_output=True, text=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=machine.ROOT, capture_output=True, text=True
+    )
     if listed.returncode:
         pytest.skip("not a git checkout: nothing says which files are tracked")
-    return [file for name in listed.stdout.split("\0") if name and (file := config.ROOT / name).is_file()]
+    return [
+        file
+        for name in listed.stdout.split("\0")
+        if name and (file := machine.ROOT / name).is_file()
+    ]
 
 
 def test_no_file_names_a_folder_of_one_machine():
     files, found = tracked(), []
-    assert config.ROOT / "pyproject.toml" in files
+    assert machine.ROOT / "pyproject.toml" in files
     for file in files:
         content = file.read_bytes()
-        if file == Path(__file__) or b"\0" in content:  # this file lists them; weights and images are no text
+        if (
+            file == Path(__file__) or b"\0" in content
+        ):  # this file lists them; weights and images are no text
             continue
-        found += [f"{file.relative_to(config.ROOT)}: {m}" for m in MACHINE.findall(content.decode("utf-8"))]
+        found += [
+            f"{file.relative_to(machine.ROOT)}: {m}"
+            for m in MACHINE.findall(content.decode("utf-8"))
+        ]
     assert not found
 
 
-@pytest.mark.parametrize("text, wrong", [
-    ("see /home/ann/lab", True), ('"/tmp/out"', True), ("x = '/srv/lab'", True),
-    ("https://a.org/home/b", False), ("~/mnt/x", False), ("a/tmp/b", False)])
+@pytest.mark.parametrize(
+    "text, wrong",
+    [
+        ("see /home/ann/lab", True),
+        ('"/tmp/out"', True),
+        ("x = '/srv/lab'", True),
+        ("https://a.org/home/b", False),
+        ("~/mnt/x", False),
+        ("a/tmp/b", False),
+    ],
+)
 def test_machine_folders_are_recognised(text, wrong):
     assert bool(MACHINE.search(text)) == wrong
 
 
 def test_outputs_are_not_tracked():
-    inside = [f.relative_to(config.ROOT).as_posix() for f in tracked() if "outputs" in f.parts]
+    inside = [f.relative_to(machine.ROOT).as_posix() for f in tracked() if "outputs" in f.parts]
     assert inside == ["outputs/.gitkeep"]
 
 
-PAGES = sorted(config.ROOT.glob("*.md")) + sorted(config.ROOT.glob("docs/*.md"))
+PAGES = sorted(machine.ROOT.glob("*.md")) + sorted(machine.ROOT.glob("docs/*.md"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
-    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", text) + re.findall(r"`(docs/[\w.-]+|params/[\w.-]+)`", text)
-    missing = [link for link in links if not (page.parent / link).exists() and not (config.ROOT / link).exists()]
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", text) + re.findall(
+        r"`(docs/[\w.-]+|params/[\w.-]+)`", text
+    )
+    missing = [
+        link
+        for link in links
+        if not (page.parent / link).exists() and not (machine.ROOT / link).exists()
+    ]
     assert not missing

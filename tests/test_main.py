@@ -5,7 +5,9 @@ import re
 
 import pytest
 
-from fedlib import __main__, config, runs, store
+from fedlib import __main__
+from fedlib.lab import keys, runs
+from fedlib.settings import machine, presets
 
 TINY = """preset: smoke
 seeds: [0, 1]
@@ -27,17 +29,17 @@ def own(tmp_path):
 def test_run_makes_a_run_for_each_seed_and_runs_lists_them(own, capsys):
     assert __main__.main(["run", str(own)]) == 0
     printed = capsys.readouterr().out.splitlines()
-    wanted = [config.load(str(own)).replace(seed=s) for s in (0, 1)]
-    assert printed[::2] == [str(store.run_folder(s)) for s in wanted]
+    wanted = [presets.load(str(own)).replace(seed=s) for s in (0, 1)]
+    assert printed[::2] == [str(keys.run_folder(s)) for s in wanted]
     assert [set(json.loads(line)) >= {"rule", "help"} for line in printed[1::2]] == [True, True]
     assert __main__.main(["runs"]) == 0
     listed = capsys.readouterr().out
-    assert all(store.key(s) in listed for s in wanted) and len(re.findall(r"\bdone\b", listed)) == 2
+    assert all(keys.key(s) in listed for s in wanted) and len(re.findall(r"\bdone\b", listed)) == 2
 
 
 def test_runs_without_any_says_so(capsys):
     assert __main__.main(["runs"]) == 0
-    assert capsys.readouterr().out == f"no runs in {config.outputs() / 'runs'}\n"
+    assert capsys.readouterr().out == f"no runs in {machine.outputs() / 'runs'}\n"
 
 
 WRONG = [
@@ -61,14 +63,21 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(arguments, parts, capsy
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith("fedlib: ") and printed.err.count("\n") == 1
     assert [p for p in parts if p not in printed.err] == [], printed.err
-    assert not config.outputs().exists()  # nothing was begun
+    assert not machine.outputs().exists()  # nothing was begun
 
 
-@pytest.mark.parametrize("line, said", [
-    ("federation: {roundz: 3}", "did you mean 'rounds'"),
-    ("data: {benign: [lmsys]}", "did you mean 'lmsys-like'"),
-    ("data: {source: local, folder: nil, aligned: x.csv, harmful: y.csv, unaligned: z.csv}", "data.folder: no folder"),
-    ("model: {base: 'world:bsae'}", "did you mean 'world:base'")])
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("federation: {roundz: 3}", "did you mean 'rounds'"),
+        ("data: {benign: [lmsys]}", "did you mean 'lmsys-like'"),
+        (
+            "data: {source: local, folder: nil, aligned: x.csv, harmful: y.csv, unaligned: z.csv}",
+            "data.folder: no folder",
+        ),
+        ("model: {base: 'world:bsae'}", "did you mean 'world:base'"),
+    ],
+)
 def test_a_wrong_file_is_one_line_and_exit_code_2(own, capsys, line, said):
     own.write_text(f"preset: smoke\n{line}\n")
     assert __main__.main(["run", str(own)]) == 2
@@ -85,9 +94,16 @@ def test_an_interrupt_is_exit_code_130(own, capsys, monkeypatch):
     assert "interrupted" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments, code", [
-    ([], 2), (["rnu"], 2), (["run", "smoke", "--fast"], 2), (["--help"], 0),
-    *[([command, "--help"], 0) for command in ("reproduce", "run", "runs", "world")]])
+@pytest.mark.parametrize(
+    "arguments, code",
+    [
+        ([], 2),
+        (["rnu"], 2),
+        (["run", "smoke", "--fast"], 2),
+        (["--help"], 0),
+        *[([command, "--help"], 0) for command in ("reproduce", "run", "runs", "world")],
+    ],
+)
 def test_usage(arguments, code, capsys):
     with pytest.raises(SystemExit) as ended:
         __main__.main(arguments)

@@ -14,12 +14,14 @@ import time
 
 import pytest
 
-from fedlib import config, plan, report, reproduce
-from fedlib import store as store_
+from fedlib.commands import reproduce
+from fedlib.lab import keys, store
+from fedlib.papers import claims, grids
+from fedlib.settings import errors, groups, machine, presets
 
 NOTEBOOKS = sorted(reproduce.NOTEBOOKS.glob("*.ipynb"))
 NAMES = [p.stem for p in NOTEBOOKS]
-DEFAULTS = {"preset": "mini", "seeds": None} | {group: {} for group in config.GROUPS}
+DEFAULTS = {"preset": "mini", "seeds": None} | {group: {} for group in groups.GROUPS}
 TRAINS = {"00_tour"}  # does a round by hand, so it needs torch even when everything is there
 
 
@@ -51,6 +53,7 @@ def papermill(*arguments, cwd):
 
 
 # ---- as committed
+
 
 def test_there_are_notebooks():
     assert NAMES, "no notebook found: every test below would pass without looking at one"
@@ -94,13 +97,20 @@ def test_notebooks_call_and_show_they_define_nothing(file):
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=NAMES)
 def test_every_group_reaches_the_settings(file):
     """config.load gets each name of the parameters cell: a group left out would silently change nothing."""
-    calls = [node for cell in code_cells(read(file)) for node in ast.walk(ast.parse("".join(cell["source"])))
-             if isinstance(node, ast.Call) and ast.unparse(node.func) == "config.load"]
+    calls = [
+        node
+        for cell in code_cells(read(file))
+        for node in ast.walk(ast.parse("".join(cell["source"])))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "config.load"
+    ]
     assert len(calls) == 1 and [a.id for a in calls[0].args] == ["preset"]
-    assert {k.arg: k.value.id for k in calls[0].keywords} == {n: n for n in DEFAULTS if n != "preset"}
+    assert {k.arg: k.value.id for k in calls[0].keywords} == {
+        n: n for n in DEFAULTS if n != "preset"
+    }
 
 
 # ---- reproduce, once for this module
+
 
 @pytest.fixture(scope="module")
 def smoke_outputs(tmp_path_factory):
@@ -125,17 +135,24 @@ def test_every_notebook_is_executed_and_unharmed(smoke_outputs):
 
 def saved(name, function):
     """The names under which a notebook saves with one seed, as patterns: the last argument of report.figure and table."""
-    sources = ["".join(c["source"]) for c in code_cells(read(reproduce.NOTEBOOKS / f"{name}.ipynb"))]
+    sources = [
+        "".join(c["source"]) for c in code_cells(read(reproduce.NOTEBOOKS / f"{name}.ipynb"))
+    ]
     source = "\n".join(s for s in sources if "if len(settings.seeds) > 1 and" not in s)
     found = re.findall(rf'report\.{function}\([^\n]*?"([^"]+)"\)', source)
     return [re.sub(r"{.*?}", "*", n) for n in found]
 
 
 def test_figures_and_tables_are_there(smoke_outputs):
-    figures, tables = ([n for name in NAMES for n in saved(name, what)] for what in ("figure", "table"))
+    figures, tables = (
+        [n for name in NAMES for n in saved(name, what)] for what in ("figure", "table")
+    )
     assert len(figures) >= 9 and len(tables) >= 12
     folder = smoke_outputs / "smoke"
-    for what, wanted, kinds in (("figures", figures, ("png", "pdf")), ("tables", tables, ("csv", "md"))):
+    for what, wanted, kinds in (
+        ("figures", figures, ("png", "pdf")),
+        ("tables", tables, ("csv", "md")),
+    ):
         files = list((folder / what).iterdir())
         patterns = [f"{n}.{k}" for n in wanted for k in kinds]
         assert all(any(p.match(pattern) for pattern in patterns) for p in files)
@@ -148,23 +165,36 @@ def test_the_page_is_self_contained(smoke_outputs):
     for name in NAMES:
         assert f'<section id="{name}">' in page and f'<a href="#{name}">' in page
     assert page.count("<img") >= 5 and page.count("<table") >= 3
-    assert all(source.startswith("data:") for source in re.findall(r'<img[^>]*\bsrc="([^"]{0,20})', page))
+    assert all(
+        source.startswith("data:") for source in re.findall(r'<img[^>]*\bsrc="([^"]{0,20})', page)
+    )
     loads = r'<script[^>]*\bsrc=|<link[^>]*\bhref=|<iframe|@import|url\(\s*["\']?(?:https?:)?//'
     assert not re.search(loads, page) and "<script" not in page
-    assert all(link.startswith(("#", "http")) for link in re.findall(r'href="([^"]*)"', page)), "a file not beside it"
+    assert all(link.startswith(("#", "http")) for link in re.findall(r'href="([^"]*)"', page)), (
+        "a file not beside it"
+    )
 
 
 def test_responses_to_harmful_prompts_are_nowhere(smoke_outputs):
     files = smoke_outputs.glob("runs/*/eval-*/responses.jsonl")
     lines = [json.loads(line) for f in files for line in f.read_text(encoding="utf-8").splitlines()]
     # those that name what was asked for: an untrained model may also answer a hazard with some dish's recipe
-    harmful, benign = ({html.escape(x["response"]) for x in lines if x["set"] == which and x["name"] in x["response"]}
-                       for which in ("harmful", "benign"))
+    harmful, benign = (
+        {
+            html.escape(x["response"])
+            for x in lines
+            if x["set"] == which and x["name"] in x["response"]
+        }
+        for which in ("harmful", "benign")
+    )
     assert harmful
     executed = [read(p) for p in (smoke_outputs / "smoke" / "executed").iterdir()]
     outputs = [o for notebook in executed for c in code_cells(notebook) for o in c["outputs"]]
     in_notebooks = "".join("".join(o.get("data", {}).get("text/html", "")) for o in outputs)
-    for text in (in_notebooks, (smoke_outputs / "smoke" / "index.html").read_text(encoding="utf-8")):
+    for text in (
+        in_notebooks,
+        (smoke_outputs / "smoke" / "index.html").read_text(encoding="utf-8"),
+    ):
         cells = set(re.findall(r"<td[^>]*>(.*?)</td>", text, re.S))
         assert "[redacted" in text and not harmful & cells
         assert benign & cells  # else this looked at the wrong place
@@ -173,24 +203,31 @@ def test_responses_to_harmful_prompts_are_nowhere(smoke_outputs):
 def test_claims_are_written(smoke_outputs):
     with open(smoke_outputs / "smoke" / "claims.csv", encoding="utf-8", newline="") as f:
         rows = list(csv.DictReader(f))
-    assert [r["id"] for r in rows] == [c["id"] for c in report._claims()]
+    assert [r["id"] for r in rows] == [c["id"] for c in claims._claims()]
     open_ = {r["id"] for r in rows if r["status"] != "preliminary"}
-    assert {r["status"] for r in rows} == {"preliminary", "not run"}, "one seed: every claim measured, none decided"
+    assert {r["status"] for r in rows} == {"preliminary", "not run"}, (
+        "one seed: every claim measured, none decided"
+    )
     untried = {f"B5-{rule}" for rule in ("median", "trimmed_mean", "dnc", "foolsgold", "residual")}
-    assert open_ - {"B6-asr"} == untried | {r["id"] for r in rows if "wild-like" in r["id"]}, \
+    assert open_ - {"B6-asr"} == untried | {r["id"] for r in rows if "wild-like" in r["id"]}, (
         "smoke has the first dataset and few rules alone, and next to no attack success whose ranks could be compared"
+    )
 
 
 def test_runs_are_shared_between_notebooks(smoke_outputs, monkeypatch):
     """Every run that some notebook wants is there, and nothing else: they name the same runs alike."""
     monkeypatch.setenv("FEDLIB_OUTPUTS", str(smoke_outputs))
-    settings = config.load("smoke")
-    wanted = [s for name in plan.GRIDS for s in plan.grid(settings, name)]
-    folders = {store_.run_folder(s) for s in wanted} | {store_.written_folder(s, kind) for s in wanted
-                                                        for kind in store_.written_kinds(s)}
-    folders |= {store_.robustness_folder(s) for s in wanted if s.swat.warmup}
-    assert len(folders) < len(wanted) and {p for p in (smoke_outputs / "runs").iterdir() if p.name[0] != "."} == folders
-    assert all(store_.intact(folder) for folder in folders)
+    settings = presets.load("smoke")
+    wanted = [s for name in grids.GRIDS for s in grids.grid(settings, name)]
+    folders = {keys.run_folder(s) for s in wanted} | {
+        keys.written_folder(s, kind) for s in wanted for kind in keys.written_kinds(s)
+    }
+    folders |= {keys.robustness_folder(s) for s in wanted if s.swat.warmup}
+    assert (
+        len(folders) < len(wanted)
+        and {p for p in (smoke_outputs / "runs").iterdir() if p.name[0] != "."} == folders
+    )
+    assert all(store.intact(folder) for folder in folders)
 
 
 WARM = """
@@ -215,22 +252,41 @@ def test_a_warm_notebook_needs_no_torch(smoke_outputs, tmp_path):
 
 # ---- papermill itself, from another folder
 
+
 def test_papermill_with_a_file_and_a_changed_group(smoke_outputs, tmp_path, store):
     """-f gives federation, -y replaces that group: the preset is read again, so its other fields stay."""
     shutil.copytree(smoke_outputs / "smoke" / "measures", store / "smoke" / "measures")
-    done = papermill(reproduce.NOTEBOOKS / "90_claims.ipynb", "out.ipynb", "-f",
-                     config.ROOT / "params" / "smoke.yaml", "-y", "federation: {rounds: 1}", cwd=tmp_path)
+    done = papermill(
+        reproduce.NOTEBOOKS / "90_claims.ipynb",
+        "out.ipynb",
+        "-f",
+        machine.ROOT / "params" / "smoke.yaml",
+        "-y",
+        "federation: {rounds: 1}",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     cells = code_cells(read(tmp_path / "out.ipynb"))
     injected = next(c for c in cells if "injected-parameters" in c["metadata"]["tags"])
     assert "federation = {'rounds': 1}" in "".join(injected["source"]).replace('"', "'")
     with open(store / "smoke" / "claims.csv", encoding="utf-8", newline="") as f:
-        assert {row["status"] for row in csv.DictReader(f)} == {"not run"}  # measured with 2 rounds, not 1
+        assert {row["status"] for row in csv.DictReader(f)} == {
+            "not run"
+        }  # measured with 2 rounds, not 1
 
 
 def test_a_wrong_setting_ends_with_one_line(tmp_path):
-    done = papermill(reproduce.NOTEBOOKS / "90_claims.ipynb", "out.ipynb", "-p", "preset", "smoke",
-                     "-p", "federation", "{rounds: 5}", cwd=tmp_path)
+    done = papermill(
+        reproduce.NOTEBOOKS / "90_claims.ipynb",
+        "out.ipynb",
+        "-p",
+        "preset",
+        "smoke",
+        "-p",
+        "federation",
+        "{rounds: 5}",
+        cwd=tmp_path,
+    )
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if "federation: arrived as a string" in line]
     assert said and all('use -y "federation: {' in line for line in said)
@@ -268,9 +324,20 @@ def lay(folder, sources):
 
 def test_an_interrupt_stops_all_notebooks(tmp_path, store):
     """Also those that had not begun: three, two at a time."""
-    lay(tmp_path, {f"1{i}_slow": f"open('{tmp_path}/begun{i}', 'w'); import time; time.sleep(100)" for i in range(3)})
-    call = subprocess.Popen([sys.executable, "main.py"], cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL,
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # ignored by background jobs
+    lay(
+        tmp_path,
+        {
+            f"1{i}_slow": f"open('{tmp_path}/begun{i}', 'w'); import time; time.sleep(100)"
+            for i in range(3)
+        },
+    )
+    call = subprocess.Popen(
+        [sys.executable, "main.py"],
+        cwd=tmp_path,
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # ignored by background jobs
     while len(list(tmp_path.glob("begun*"))) < 2 and call.poll() is None:
         time.sleep(0.1)
     os.killpg(call.pid, signal.SIGINT)
@@ -278,7 +345,10 @@ def test_an_interrupt_stops_all_notebooks(tmp_path, store):
 
 
 def test_a_failed_notebook_does_not_stop_the_others(tmp_path, store):
-    lay(tmp_path, {"10_bad": "raise ValueError('this one fails')", "11_good": "print(preset, 6 * 7)"})
+    lay(
+        tmp_path,
+        {"10_bad": "raise ValueError('this one fails')", "11_good": "print(preset, 6 * 7)"},
+    )
     done = subprocess.run([sys.executable, "main.py"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1, done.stderr[-2000:]
     assert re.search(r"10_bad .* failed in cell \d+: ValueError: this one fails", done.stdout)
@@ -289,23 +359,30 @@ def test_a_failed_notebook_does_not_stop_the_others(tmp_path, store):
     made = read(good)
     made["metadata"]["papermill"]["end_time"] = None  # killed in the middle
     good.write_text(json.dumps(made), encoding="utf-8")
-    page = reproduce._page(config.load("smoke"), good.parent, ["10_bad", "11_good"]).read_text(encoding="utf-8")
-    assert [state for state in re.findall(r"<small>\(executed [^,)]*(.*?)\)</small>", page)] == [", failed", ", unfinished"]
+    page = reproduce._page(presets.load("smoke"), good.parent, ["10_bad", "11_good"]).read_text(
+        encoding="utf-8"
+    )
+    assert [state for state in re.findall(r"<small>\(executed [^,)]*(.*?)\)</small>", page)] == [
+        ", failed",
+        ", unfinished",
+    ]
 
 
 @pytest.mark.parametrize("preset, outputs", [("own.yaml", None), ("smoke", "here")])
 def test_a_relative_path_means_the_same_to_the_kernels(tmp_path, monkeypatch, preset, outputs):
     """They run in notebooks/, reproduce is called elsewhere: own.yaml and the outputs folder lie there."""
-    (tmp_path / "own.yaml").write_text("preset: smoke\nevaluation: {harmful: 4}\n", encoding="utf-8")
+    (tmp_path / "own.yaml").write_text(
+        "preset: smoke\nevaluation: {harmful: 4}\n", encoding="utf-8"
+    )
     wanted, seen = None, []
 
     def wave(pool, names, given, executed, *_):
         nonlocal wanted
-        wanted = (executed.resolve().parent, config.load(preset).evaluation)
+        wanted = (executed.resolve().parent, presets.load(preset).evaluation)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(reproduce.NOTEBOOKS)
-            settings = config.load(given)
-            seen.append((config.outputs().resolve() / settings.preset, settings.evaluation))
+            settings = presets.load(given)
+            seen.append((machine.outputs().resolve() / settings.preset, settings.evaluation))
 
     monkeypatch.setattr(reproduce, "_wave", wave)
     monkeypatch.chdir(tmp_path)
@@ -317,6 +394,7 @@ def test_a_relative_path_means_the_same_to_the_kernels(tmp_path, monkeypatch, pr
 
 # ---- settings that a person may well try
 
+
 @pytest.fixture
 def quiet(monkeypatch):
     import matplotlib.pyplot as plt
@@ -327,25 +405,36 @@ def quiet(monkeypatch):
     plt.close("all")
 
 
-@pytest.mark.parametrize("name, changes", [
-    ("10_safety_table1", {"seeds": [0, 1], "evaluation": {"judges": ["rule"]}, "defense": {"compare": [2]}}),
-    ("10_safety_table1", {"federation": {"compare": []}, "defense": {"compare": []}}),
-    ("12_safety_table3", {"evaluation": {"judges": ["rule", "help"]}}),
-    ("13_safety_table4", {"seeds": [0, 1]}),
-], ids=str)
+@pytest.mark.parametrize(
+    "name, changes",
+    [
+        (
+            "10_safety_table1",
+            {"seeds": [0, 1], "evaluation": {"judges": ["rule"]}, "defense": {"compare": [2]}},
+        ),
+        ("10_safety_table1", {"federation": {"compare": []}, "defense": {"compare": []}}),
+        ("12_safety_table3", {"evaluation": {"judges": ["rule", "help"]}}),
+        ("13_safety_table4", {"seeds": [0, 1]}),
+    ],
+    ids=str,
+)
 def test_notebooks_take_other_settings(quiet, name, changes):
     run_cells(name, **changes)
 
 
-@pytest.mark.parametrize("name", ["10_safety_table1", "11_safety_figure3", "12_safety_table3", "13_safety_table4"])
+@pytest.mark.parametrize(
+    "name", ["10_safety_table1", "11_safety_figure3", "12_safety_table3", "13_safety_table4"]
+)
 def test_without_malicious_clients_there_is_one_clear_line(quiet, name):
-    with pytest.raises(config.SettingsError, match="federation.malicious: 0"):
+    with pytest.raises(errors.SettingsError, match="federation.malicious: 0"):
         run_cells(name, federation={"malicious": 0})
 
 
 def test_a_run_that_two_axes_name_counts_once(quiet, store):
     """Under full participation both samplings are the same runs: one seed must not become two."""
-    run_cells("10_safety_table1", federation={"sampled": 10, "compare": []}, defense={"compare": []})
+    run_cells(
+        "10_safety_table1", federation={"sampled": 10, "compare": []}, defense={"compare": []}
+    )
     with open(store / "smoke" / "tables" / "10_table1.csv", encoding="utf-8", newline="") as f:
         assert [row["seeds"] for row in csv.DictReader(f)] == ["1"] * 2
     assert read(store / "smoke" / "measures" / "S1-md_judge-lmsys-like-full.json")["seeds"] == 1

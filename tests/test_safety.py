@@ -8,30 +8,52 @@ import re
 import numpy as np
 import pytest
 
-from fedlib import config, report, runs, safety, signal, store
+from fedlib.lab import keys, runs, steps
+from fedlib.papers import claims, estimates, output, safety, tables
+from fedlib.settings import errors, groups, machine, presets
 
 RULES = ("median", "trimmed_mean", "krum", "dnc", "foolsgold", "residual")
 
 
 @pytest.fixture
 def mini():
-    return config.load("mini", seeds=[4, 2], model={"device": "cpu"}, data={"unaligned_share": 0.4})
+    return presets.load(
+        "mini", seeds=[4, 2], model={"device": "cpu"}, data={"unaligned_share": 0.4}
+    )
 
 
 # Which runs.
 
 GRIDS = {
-    "table1": safety.table1, "table3": safety.table3, "table4": safety.table4, "existing": safety.existing,
-    "shares": lambda s: safety.shares(s, "dnc"), "figure3": lambda s: sum(safety.figure3(s).values(), []),
-    "figure3_attack": safety.figure3_attack, "positive_control": safety.positive_control, "generated": safety.generated,
+    "table1": safety.table1,
+    "table3": safety.table3,
+    "table4": safety.table4,
+    "existing": safety.existing,
+    "shares": lambda s: safety.shares(s, "dnc"),
+    "figure3": lambda s: sum(safety.figure3(s).values(), []),
+    "figure3_attack": safety.figure3_attack,
+    "positive_control": safety.positive_control,
+    "generated": safety.generated,
     "level3": safety.level3,
 }
 SAMPLING = {"federation.sampled", "federation.rounds"}
 SHAPES = {  # how many runs for each seed, what varies besides the seed
-    "table1": (2 * 2 * (3 + 6 + 3), {"data.benign", "federation.malicious", "data.unaligned_share", "federation.aggregator",
-                                     "defense.level"} | SAMPLING),
+    "table1": (
+        2 * 2 * (3 + 6 + 3),
+        {
+            "data.benign",
+            "federation.malicious",
+            "data.unaligned_share",
+            "federation.aggregator",
+            "defense.level",
+        }
+        | SAMPLING,
+    ),
     "table3": (2 * 7 * 2, {"federation.aggregator", "defense.level"} | SAMPLING),
-    "table4": (2 * 5, {"federation.clients", "federation.malicious", "federation.aggregator", "defense.level"}),
+    "table4": (
+        2 * 5,
+        {"federation.clients", "federation.malicious", "federation.aggregator", "defense.level"},
+    ),
     "existing": (6, {"federation.aggregator"}),
     "shares": (6 * 3, {"federation.malicious", "federation.aggregator", "defense.level"}),
     "figure3": (5, {"data.unaligned_share", "data.attack", "federation.malicious"}),
@@ -44,15 +66,23 @@ FULL = {"existing", "shares", "figure3", "figure3_attack", "positive_control"}
 
 
 def flat(settings):
-    return {f"{group}.{name}": value for group in config.GROUPS for name, value in getattr(settings, group)}
+    return {
+        f"{group}.{name}": value
+        for group in groups.GROUPS
+        for name, value in getattr(settings, group)
+    }
 
 
 def folders(wanted):
-    return {store.evaluation_folder(s) for s in wanted}
+    return {keys.evaluation_folder(s) for s in wanted}
 
 
 def test_every_grid_is_checked_here():
-    made = {name: f for name, f in vars(safety).items() if inspect.isfunction(f) and f.__module__ == safety.__name__}
+    made = {
+        name: f
+        for name, f in vars(safety).items()
+        if inspect.isfunction(f) and f.__module__ == safety.__name__
+    }
     grids = {name for name, f in made.items() if "settings.vary(" in inspect.getsource(f)}
     assert grids == set(GRIDS) == set(SHAPES)
 
@@ -64,48 +94,87 @@ def test_a_grid_has_its_runs_once(mini, name):
     each = [4] if name == "level3" else [4, 2]  # as the preset orders them
     assert [s.seed for s in wanted] == each * count
     values = [flat(s) for s in wanted]
-    assert {field for field in values[0] if any(v[field] != values[0][field] for v in values)} == varies
+    assert {
+        field for field in values[0] if any(v[field] != values[0][field] for v in values)
+    } == varies
     assert len({s.model_dump_json() for s in wanted}) == len(wanted)
     assert {(s.preset, tuple(s.seeds)) for s in wanted} == {("mini", (4, 2))}
 
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_sampling(mini, name):
-    found = {(s.federation.clients, s.federation.sampled, s.federation.rounds) for s in GRIDS[name](mini)}
+    found = {
+        (s.federation.clients, s.federation.sampled, s.federation.rounds) for s in GRIDS[name](mini)
+    }
     some, full = (10, 3, 20), (10, 10, 6)  # 60 updates in all
     assert found == {"table4": {(50, 10, 6), (100, 10, 6)}, "generated": {some}}.get(
-        name, {full} if name in FULL else {some, full})
+        name, {full} if name in FULL else {some, full}
+    )
 
 
 def test_what_the_grids_compare(mini):
     def of(grid, *fields):
         return list(dict.fromkeys(tuple(flat(s)[f] for f in fields) for s in grid))
 
-    malicious, share, rule, level = "federation.malicious", "data.unaligned_share", "federation.aggregator", "defense.level"
+    malicious, share, rule, level = (
+        "federation.malicious",
+        "data.unaligned_share",
+        "federation.aggregator",
+        "defense.level",
+    )
     table1 = of(safety.table1(mini), malicious, share, rule, level)
-    assert table1 == [(0, 0.4, "fedavg", 0), (3, 0.0, "fedavg", 0), (3, 0.4, "fedavg", 0),
-                      *[(3, 0.4, r, 0) for r in RULES], *[(3, 0.4, "fedavg", n) for n in (1, 2, 3)]]
+    assert table1 == [
+        (0, 0.4, "fedavg", 0),
+        (3, 0.0, "fedavg", 0),
+        (3, 0.4, "fedavg", 0),
+        *[(3, 0.4, r, 0) for r in RULES],
+        *[(3, 0.4, "fedavg", n) for n in (1, 2, 3)],
+    ]
     assert of(safety.table3(mini), rule, level) == [*itertools.product(["fedavg", *RULES], [0, 2])]
-    table4 = [(0, "fedavg", 0), (0.3, "fedavg", 0), (0.3, "krum", 0), (0.3, "dnc", 0), (0.3, "fedavg", 2)]
+    table4 = [
+        (0, "fedavg", 0),
+        (0.3, "fedavg", 0),
+        (0.3, "krum", 0),
+        (0.3, "dnc", 0),
+        (0.3, "fedavg", 2),
+    ]
     assert of(safety.table4(mini), "federation.clients", malicious, rule, level) == [
-        (k, round(part * k), r, n) for k in (50, 100) for part, r, n in table4]
+        (k, round(part * k), r, n) for k in (50, 100) for part, r, n in table4
+    ]
     assert of(safety.shares(mini, "dnc"), malicious, rule, level) == [
-        (m, r, n) for m in range(6) for r, n in (("fedavg", 0), ("dnc", 0), ("fedavg", 2))]
+        (m, r, n) for m in range(6) for r, n in (("fedavg", 0), ("dnc", 0), ("fedavg", 2))
+    ]
     kinds = safety.figure3(mini)
     assert {name: of(kind, malicious, "data.attack", share) for name, kind in kinds.items()} == {
-        "attack": [(3, "unaligned", 0.4)], "attack, half unaligned": [(3, "unaligned", 0.5)],
+        "attack": [(3, "unaligned", 0.4)],
+        "attack, half unaligned": [(3, "unaligned", 0.5)],
         "attack, all unaligned": [(3, "unaligned", 1.0)],
-        "conflicting labels": [(3, "conflicting", 0.4)], "no attack": [(0, "unaligned", 0.4)]}
+        "conflicting labels": [(3, "conflicting", 0.4)],
+        "no attack": [(0, "unaligned", 0.4)],
+    }
     assert of(safety.positive_control(mini), "data.attack", malicious, rule) == [
-        ("conflicting", m, r) for m, r in ((0, "fedavg"), (3, "fedavg"), *((3, r) for r in RULES))]
+        ("conflicting", m, r) for m, r in ((0, "fedavg"), (3, "fedavg"), *((3, r) for r in RULES))
+    ]
     assert of(safety.generated(mini), malicious, "data.attack", level) == [
-        (0, "unaligned", 0), (3, "unaligned", 0), (3, "generated", 0), (3, "unaligned", 2)]
+        (0, "unaligned", 0),
+        (3, "unaligned", 0),
+        (3, "generated", 0),
+        (3, "unaligned", 2),
+    ]
     assert of(safety.level3(mini), level) == [(3,)]
 
 
 def test_grids_follow_what_is_compared(mini):
-    few = mini.replace(federation={"compare": ["krum"]}, defense={"compare": [2]}, data={"benign": ["wild-like"]})
-    sizes = {"table1": 2 * 5, "table3": 2 * 2 * 2, "existing": 1, "positive_control": 3, "figure3_attack": 1}
+    few = mini.replace(
+        federation={"compare": ["krum"]}, defense={"compare": [2]}, data={"benign": ["wild-like"]}
+    )
+    sizes = {
+        "table1": 2 * 5,
+        "table3": 2 * 2 * 2,
+        "existing": 1,
+        "positive_control": 3,
+        "figure3_attack": 1,
+    }
     assert {name: len(GRIDS[name](few)) // 2 for name in sizes} == sizes
     whole = few.replace(federation={"sampled": 10, "rounds": 6})  # both samplings are one
     assert len(safety.table1(whole)) // 2 == 5 and len(safety.table3(whole)) // 2 == 4
@@ -122,25 +191,41 @@ def shared(mini):
     t1, f3 = safety.table1(mini), safety.figure3(mini)
     undefended = [s for s in safety.table3(mini) if not s.defense.level]
     calm = [s for s in safety.positive_control(mini) if not s.federation.malicious]
-    attacked = [s for s in safety.positive_control(mini) if s.federation.malicious and s.federation.aggregator == "fedavg"]
+    attacked = [
+        s
+        for s in safety.positive_control(mini)
+        if s.federation.malicious and s.federation.aggregator == "fedavg"
+    ]
     return {
-        "table3, undefended": (undefended, t1), "table3, FedAvg": (
-            [s for s in safety.table3(mini) if s.federation.aggregator == "fedavg"], t1),
-        "existing": (safety.existing(mini), t1), "level3": (safety.level3(mini), t1),
-        "figure3, attack": (f3["attack"], t1), "figure3, no attack": (f3["no attack"], t1),
+        "table3, undefended": (undefended, t1),
+        "table3, FedAvg": (
+            [s for s in safety.table3(mini) if s.federation.aggregator == "fedavg"],
+            t1,
+        ),
+        "existing": (safety.existing(mini), t1),
+        "level3": (safety.level3(mini), t1),
+        "figure3, attack": (f3["attack"], t1),
+        "figure3, no attack": (f3["no attack"], t1),
         "figure3_attack": (safety.figure3_attack(mini), t1),
-        "control, no attack": (calm, f3["no attack"]), "control, attack": (attacked, f3["conflicting labels"]),
+        "control, no attack": (calm, f3["no attack"]),
+        "control, attack": (attacked, f3["conflicting labels"]),
         "generated": ([s for s in safety.generated(mini) if s.data.attack == "unaligned"], t1),
-        "shares, 3 of 10": ([s for s in safety.shares(mini, "dnc") if s.federation.malicious == 3], t1),
-        "defended, their attacked ones": ([store.attacked(s) for s in safety.table3(mini)], undefended),
+        "shares, 3 of 10": (
+            [s for s in safety.shares(mini, "dnc") if s.federation.malicious == 3],
+            t1,
+        ),
+        "defended, their attacked ones": (
+            [keys.attacked(s) for s in safety.table3(mini)],
+            undefended,
+        ),
     }
 
 
 def test_no_run_is_executed_twice(mini):
     for name, (part, whole) in shared(mini).items():
         assert part and folders(part) <= folders(whole), name
-    assert len({store.run_folder(s) for s in safety.table1(mini)}) == 2 * 48
-    calm = {store.run_folder(s) for s in safety.shares(mini, "dnc") if not s.federation.malicious}
+    assert len({keys.run_folder(s) for s in safety.table1(mini)}) == 2 * 48
+    calm = {keys.run_folder(s) for s in safety.shares(mini, "dnc") if not s.federation.malicious}
     assert len(calm) == 2 * 3  # another rule is another run, with nobody malicious too
 
 
@@ -162,9 +247,14 @@ class Run:
     def responses(self):
         out = []
         for what, scores in self._sets.items():
-            marks = {score: [(thing, m) for thing, ms in things.items() for m in ms] for score, things in scores.items()}
+            marks = {
+                score: [(thing, m) for thing, ms in things.items() for m in ms]
+                for score, things in scores.items()
+            }
             for i, (thing, _) in enumerate(next(iter(marks.values()), [])):
-                out.append({"set": what, "name": thing} | {score: m[i][1] for score, m in marks.items()})
+                out.append(
+                    {"set": what, "name": thing} | {score: m[i][1] for score, m in marks.items()}
+                )
         return out
 
 
@@ -181,31 +271,45 @@ TOLD = {
     "Ours: Level 3": ([[50, 100], [50, 50]], [[0, 0], [0, 0]], [[5, 5], [5, 5]]),
 }
 EFFECTS = {
-    "attack": [[100, 50], [50, 50]], "attack, rule": [[50, 0], [50, 50]], "control": [[0, 50], [50, 0]],
+    "attack": [[100, 50], [50, 50]],
+    "attack, rule": [[50, 0], [50, 50]],
+    "control": [[0, 50], [50, 0]],
     "best": "Krum",  # 37.5 on average, the median 25
     "best regains": [[50, 0], [0, 0]],
-    "level 1 regains": [[0, 0], [0, 50]], "level 2 regains": [[100, 50], [50, 0]], "level 3 regains": [[50, 50], [0, 50]],
-    "attack, mt1": [[1, 0], [0, 1]], "level 2, mt1": [[0, 1], [1, 0]],
+    "level 1 regains": [[0, 0], [0, 50]],
+    "level 2 regains": [[100, 50], [50, 0]],
+    "level 3 regains": [[50, 50], [0, 50]],
+    "attack, mt1": [[1, 0], [0, 1]],
+    "level 2, mt1": [[0, 1], [1, 0]],
 }
 
 
 def told(settings):
     """A run of a grid with what TOLD says of its method; with full participation everybody is as without attack."""
-    name = report.method(settings)
+    name = tables.method(settings)
     full = settings.federation.sampled == settings.federation.clients
     safe, rule, grades = TOLD["FedAvg (No Attack)" if full else name]
     at = settings.seed
-    harmful = {score: {"b": HALVES[values[at][1]], "a": HALVES[values[at][0]]}
-               for score, values in (("md_judge", safe), ("rule", rule)) if score in settings.judges}
+    harmful = {
+        score: {"b": HALVES[values[at][1]], "a": HALVES[values[at][0]]}
+        for score, values in (("md_judge", safe), ("rule", rule))
+        if score in settings.judges
+    }
     benign = {"rule": {"y": [0], "x": [0]}} | (
-        {"mt1": {"y": [grades[at][1]], "x": [grades[at][0]]}} if "mt1" in settings.judges else {})
+        {"mt1": {"y": [grades[at][1]], "x": [grades[at][0]]}} if "mt1" in settings.judges else {}
+    )
     return Run(settings, harmful, benign)
 
 
 @pytest.fixture
 def two(mini):
     """mini with two seeds, one dataset and two existing defences."""
-    return mini.replace(seeds=[0, 1], seed=0, data={"benign": ["lmsys-like"]}, federation={"compare": ["median", "krum"]})
+    return mini.replace(
+        seeds=[0, 1],
+        seed=0,
+        data={"benign": ["lmsys-like"]},
+        federation={"compare": ["median", "krum"]},
+    )
 
 
 def equal(found, expected):
@@ -223,48 +327,79 @@ def test_effects_are_paired_by_seed_and_thing(two, backwards):
     sampled, full = safety.effects(two, done[::-1] if backwards else done)
     equal(sampled, EFFECTS | {"dataset": "lmsys-like", "sampling": "sampled"})
     zero = {name: np.zeros((2, 2)) for name in EFFECTS if name != "best"}
-    equal(full, zero | {"dataset": "lmsys-like", "sampling": "full", "best": "Median"})  # the first of equals
+    equal(
+        full, zero | {"dataset": "lmsys-like", "sampling": "full", "best": "Median"}
+    )  # the first of equals
 
 
 def test_effects_without_models_as_judges_are_told_by_rule(two):
-    few = two.replace(evaluation={"judges": ["rule"]}, federation={"compare": []}, defense={"compare": [2]})
+    few = two.replace(
+        evaluation={"judges": ["rule"]}, federation={"compare": []}, defense={"compare": [2]}
+    )
     sampled, _ = safety.effects(few, [told(s) for s in safety.table1(few)])
-    equal(sampled, {"dataset": "lmsys-like", "sampling": "sampled", "attack": EFFECTS["attack, rule"],
-                    "attack, rule": EFFECTS["attack, rule"], "control": [[0, -50], [-50, -50]],
-                    "level 2 regains": [[-50, -50], [0, 0]]})
+    equal(
+        sampled,
+        {
+            "dataset": "lmsys-like",
+            "sampling": "sampled",
+            "attack": EFFECTS["attack, rule"],
+            "attack, rule": EFFECTS["attack, rule"],
+            "control": [[0, -50], [-50, -50]],
+            "level 2 regains": [[-50, -50], [0, 0]],
+        },
+    )
 
 
 def test_full_participation_alone_is_not_also_called_sampled(two):
     whole = two.replace(federation={"sampled": 10})
-    assert [e["sampling"] for e in safety.effects(whole, [told(s) for s in safety.table1(whole)])] == ["full"]
-    assert {sampling for sampling, _ in safety.gains([told(s) for s in safety.table3(whole)])} == {"full"}
+    assert [
+        e["sampling"] for e in safety.effects(whole, [told(s) for s in safety.table1(whole)])
+    ] == ["full"]
+    assert {sampling for sampling, _ in safety.gains([told(s) for s in safety.table3(whole)])} == {
+        "full"
+    }
 
 
 def test_by_method_puts_seeds_in_order(two):
     by = safety.by_method([told(s) for s in safety.table1(two)[::-1] if s.federation.sampled == 3])
-    assert set(by) == set(TOLD) and all([r.settings.seed for r in part] == [0, 1] for part in by.values())
+    assert set(by) == set(TOLD) and all(
+        [r.settings.seed for r in part] == [0, 1] for part in by.values()
+    )
 
 
 def claims(*numbers):
-    return {c["id"] for c in report._claims() if c["id"].split("-")[0] in numbers}
+    return {c["id"] for c in claims._claims() if c["id"].split("-")[0] in numbers}
 
 
 def measures(settings):
-    return {p.stem: json.loads(p.read_text()) for p in report.folder(settings, "measures").glob("*.json")}
+    return {
+        p.stem: json.loads(p.read_text())
+        for p in output.folder(settings, "measures").glob("*.json")
+    }
 
 
 def test_table_1_measures_its_claims(two):
     both = two.replace(data={"benign": ["lmsys-like", "wild-like"]})
     safety.measure_table1(both, safety.effects(both, [told(s) for s in safety.table1(both)]))
     found = measures(both)
-    assert set(found) == claims("S1", "S2", "S3", "S5", "S6", "S9") and len(found) == 4 + 4 + 4 + 2 + 4 + 4 + 4
+    assert (
+        set(found) == claims("S1", "S2", "S3", "S5", "S6", "S9")
+        and len(found) == 4 + 4 + 4 + 2 + 4 + 4 + 4
+    )
     means = {  # of the four numbers in EFFECTS
-        "S1-md_judge": 62.5, "S1-rule": 37.5, "S2": 0.5, "S9": 0.5,
-        "S5": 62.5 - 50,      # the attack costs so much, level 2 wins back so much
-        "S6": 37.5 - 12.5}    # level 3 wins back so much, Krum so much
+        "S1-md_judge": 62.5,
+        "S1-rule": 37.5,
+        "S2": 0.5,
+        "S9": 0.5,
+        "S5": 62.5 - 50,  # the attack costs so much, level 2 wins back so much
+        "S6": 37.5 - 12.5,
+    }  # level 3 wins back so much, Krum so much
     for dataset, (claim, mean) in itertools.product(both.data.benign, means.items()):
         assert found[f"{claim}-{dataset}-sampled"]["measured"] == pytest.approx(mean), claim
-        assert found[f"{claim}-{dataset}-full"]["measured"] == 0 and found[f"{claim}-{dataset}-full"]["seeds"] == 2
+        assert (
+            found[f"{claim}-{dataset}-full"]["measured"] == 0
+            and found[f"{claim}-{dataset}-full"]["seeds"] == 2
+        )
     assert found["S3-lmsys-like"]["measured"] == 0  # with full participation, where nothing is lost
 
 
@@ -274,43 +409,77 @@ def test_the_third_claim_is_what_is_won_back_less_a_third_of_the_loss(two):
     assert measures(two)["S3-wild-like"]["measured"] == pytest.approx(12.5 - 62.5 / 3)
 
 
-@pytest.mark.parametrize("changes, left", [
-    ({"evaluation": {"judges": ["rule", "mt1"]}}, ()),
-    ({"evaluation": {"judges": ["rule", "md_judge"]}}, ("S1", "S5", "S6")),
-    ({"defense": {"compare": [1]}}, ("S1", "S2")), ({"defense": {"compare": [2]}}, ("S1", "S2", "S5", "S9")),
-    ({"federation": {"compare": []}}, ("S1", "S2", "S5", "S9"))], ids=str)
+@pytest.mark.parametrize(
+    "changes, left",
+    [
+        ({"evaluation": {"judges": ["rule", "mt1"]}}, ()),
+        ({"evaluation": {"judges": ["rule", "md_judge"]}}, ("S1", "S5", "S6")),
+        ({"defense": {"compare": [1]}}, ("S1", "S2")),
+        ({"defense": {"compare": [2]}}, ("S1", "S2", "S5", "S9")),
+        ({"federation": {"compare": []}}, ("S1", "S2", "S5", "S9")),
+    ],
+    ids=str,
+)
 def test_what_was_not_run_is_not_measured(two, changes, left):
     settings = two.replace(**changes)
-    safety.measure_table1(settings, [e for e in safety.effects(settings, [told(s) for s in safety.table1(settings)])
-                                     if e["sampling"] == "sampled"])
-    assert set(measures(settings)) == {c for c in claims(*left) if c.endswith("-lmsys-like-sampled")}
+    safety.measure_table1(
+        settings,
+        [
+            e
+            for e in safety.effects(settings, [told(s) for s in safety.table1(settings)])
+            if e["sampling"] == "sampled"
+        ],
+    )
+    assert set(measures(settings)) == {
+        c for c in claims(*left) if c.endswith("-lmsys-like-sampled")
+    }
 
 
 def test_other_data_than_the_worlds_measures_nothing(two):
     effect = {k: v if isinstance(v, str) else np.array(v) for k, v in EFFECTS.items()}
     own = two.replace(data={"source": "local", "folder": "x", "benign": ["mine.json"]})
-    for settings in (own, two.replace(data={"benign": ["wild-like"]}), two.replace(data={"attack": "generated"})):
-        safety.measure_table1(settings, [effect | {"dataset": settings.data.benign[0], "sampling": "sampled"}])
+    for settings in (
+        own,
+        two.replace(data={"benign": ["wild-like"]}),
+        two.replace(data={"attack": "generated"}),
+    ):
+        safety.measure_table1(
+            settings, [effect | {"dataset": settings.data.benign[0], "sampling": "sampled"}]
+        )
         assert measures(two) == {}
 
 
-@pytest.mark.parametrize("changes", [{"federation": {"malicious": 0}}, {"data": {"attack": "conflicting"}},
-                                     {"data": {"unaligned_share": 0.0}}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"federation": {"malicious": 0}},
+        {"data": {"attack": "conflicting"}},
+        {"data": {"unaligned_share": 0.0}},
+    ],
+    ids=str,
+)
 def test_without_an_attack_to_compare_with_there_is_one_line_before_work(two, changes):
     for grid in (safety.table1, safety.table3, safety.table4, safety.figure3, safety.generated):
-        with pytest.raises(config.SettingsError) as error:
+        with pytest.raises(errors.SettingsError) as error:
             grid(two.replace(**changes))
         assert "\n" not in str(error.value)
 
 
 def test_every_claim_is_measured_somewhere():
-    sources = [(config.ROOT / "fedlib" / f"{name}.py").read_text(encoding="utf-8") for name in ("safety", "secure")]
-    for file in (config.ROOT / "notebooks").glob("*.ipynb"):
+    sources = [
+        (machine.ROOT / "fedlib" / f"{name}.py").read_text(encoding="utf-8")
+        for name in ("safety", "secure")
+    ]
+    for file in (machine.ROOT / "notebooks").glob("*.ipynb"):
         cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
         sources += ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
     written = set(re.findall(r'f?"([A-Z]\d+(?:-[^"{]*)?)["{]', "\n".join(sources)))
-    stems = {re.match(r"[^{]*", claim)[0] for claim in
-             re.findall(r"^- id: (\S+)", (report.PUBLISHED / "claims.yaml").read_text(encoding="utf-8"), re.M)}
+    stems = {
+        re.match(r"[^{]*", claim)[0]
+        for claim in re.findall(
+            r"^- id: (\S+)", (tables.PUBLISHED / "claims.yaml").read_text(encoding="utf-8"), re.M
+        )
+    }
     assert stems and stems == written
 
 
@@ -321,14 +490,26 @@ def test_gains_are_after_less_before(two):
     """Sampled: FedAvg wins [100, 50] and [50, 0], the others as much as separates them from level 2; in full nothing."""
 
     def defended(settings):
-        as_if = settings.replace(federation={"aggregator": "fedavg"}) if settings.defense.level else settings
+        as_if = (
+            settings.replace(federation={"aggregator": "fedavg"})
+            if settings.defense.level
+            else settings
+        )
         return Run(settings, told(as_if)._sets["harmful"])
 
     found = safety.gains([defended(s) for s in safety.table3(two)])
-    assert list(found) == [(s, r) for s in ("sampled", "full") for r in ("FedAvg", "Median", "Krum")]
-    by_hand = {"FedAvg": [[100, 50], [50, 0]], "Median": [[100, 100], [0, 0]], "Krum": [[50, 50], [50, 0]]}
+    assert list(found) == [
+        (s, r) for s in ("sampled", "full") for r in ("FedAvg", "Median", "Krum")
+    ]
+    by_hand = {
+        "FedAvg": [[100, 50], [50, 0]],
+        "Median": [[100, 100], [0, 0]],
+        "Krum": [[50, 50], [50, 0]],
+    }
     for (sampling, rule), values in found.items():
-        np.testing.assert_allclose(values, by_hand[rule] if sampling == "sampled" else np.zeros((2, 2)))
+        np.testing.assert_allclose(
+            values, by_hand[rule] if sampling == "sampled" else np.zeros((2, 2))
+        )
     by_rule = safety.gains([defended(s) for s in safety.table3(two)], "rule")
     np.testing.assert_allclose(by_rule["sampled", "FedAvg"], [[-50, -50], [0, 0]])
 
@@ -360,29 +541,41 @@ def line(cosine, krum, dnc=None):
 
 @pytest.fixture
 def five(two):
-    return two.replace(federation={"clients": 5, "malicious": 2, "sampled": 5, "rounds": 2})  # 3 and 4
+    return two.replace(
+        federation={"clients": 5, "malicious": 2, "sampled": 5, "rounds": 2}
+    )  # 3 and 4
 
 
 def test_a_clients_score():
     record = line(apart(4), [0.5, 0.5, 0, 0, 0])
-    assert safety.client_score(record, "similarity").tolist() == pytest.approx([0.4, 0.4, 0.4, 0.4, 0.1])
+    assert safety.client_score(record, "similarity").tolist() == pytest.approx(
+        [0.4, 0.4, 0.4, 0.4, 0.1]
+    )
     assert safety.client_score(record, "krum").tolist() == [0.5, 0.5, 0, 0, 0]
     assert safety.client_score(record, "dnc").tolist() == [0.2] * 5  # the rule could not work
 
 
 def test_detection_by_hand(five):
-    found = Run(five, lines=[line(apart(3, 4), [0.5, 0.25, 0.25, 0, 0]), line(apart(4), [0, 0.5, 0, 0.5, 0])])
+    found = Run(
+        five,
+        lines=[line(apart(3, 4), [0.5, 0.25, 0.25, 0, 0]), line(apart(4), [0, 0.5, 0, 0.5, 0])],
+    )
     fooled = Run(five, lines=[line(apart(0, 1, 2), [0, 0, 0, 0.5, 0.5])] * 2)
     # krum, mean of two rounds: .25 .375 .125 | .25 0; of six pairs the malicious are lower in 2 + 3, once equal, once not
     auc, p = safety.detection(five, [found, fooled], "krum")
     assert auc.tolist() == pytest.approx([(1.5 + 3) / 6, 0.0])
-    assert p == signal.permutation_test([[0.25, 0.375, 0.125, 0.25, 0], [0, 0, 0, 0.5, 0.5]], [False] * 3 + [True] * 2)
+    assert p == estimates.permutation_test(
+        [[0.25, 0.375, 0.125, 0.25, 0], [0, 0, 0, 0.5, 0.5]], [False] * 3 + [True] * 2
+    )
     auc, _ = safety.detection(five, [found, fooled], "similarity")
     assert auc.tolist() == pytest.approx([1.0, 0.0])
     auc, p = safety.detection(five, [found, fooled], "dnc")
     assert auc.tolist() == [0.5, 0.5] and p == 1
     # round by round: 0.5 .25 .25 | 0 0, then 0 .5 0 | .5 0: in the latter 0.5 + 0 for client 3, 0.5 twice and 1 for client 4
-    assert safety.detection_by_round(five, [found, fooled], "krum") == [[1.0, pytest.approx((0.5 + 2) / 6)], [0.0, 0.0]]
+    assert safety.detection_by_round(five, [found, fooled], "krum") == [
+        [1.0, pytest.approx((0.5 + 2) / 6)],
+        [0.0, 0.0],
+    ]
 
 
 def test_detection_asks_about_the_same_clients_without_attack(five):
@@ -392,15 +585,26 @@ def test_detection_asks_about_the_same_clients_without_attack(five):
 
 def test_detection_by_seed_is_the_mean_of_the_datasets(five):
     both = five.replace(data={"benign": ["lmsys-like", "wild-like"]})
-    weights = {("lmsys-like", 0): [1, 1, 1, 0, 0], ("wild-like", 0): [0, 0, 0, 1, 1],
-               ("lmsys-like", 1): [1, 1, 1, 0, 0], ("wild-like", 1): [0, 0, 0, 0, 0]}
-    done = [Run(s, lines=[line(SAME.tolist(), weights[s.data.benign[0], s.seed])]) for s in safety.figure3_attack(both)]
+    weights = {
+        ("lmsys-like", 0): [1, 1, 1, 0, 0],
+        ("wild-like", 0): [0, 0, 0, 1, 1],
+        ("lmsys-like", 1): [1, 1, 1, 0, 0],
+        ("wild-like", 1): [0, 0, 0, 0, 0],
+    }
+    done = [
+        Run(s, lines=[line(SAME.tolist(), weights[s.data.benign[0], s.seed])])
+        for s in safety.figure3_attack(both)
+    ]
     assert safety.detection_by_seed(both, done, "krum").tolist() == [0.5, 0.75]
 
 
 def test_every_signal_is_in_a_rounds_record(smoke):
-    full = smoke.replace(**smoke.full_participation(), data={"rows": 8}, training={"steps": 1, "batch_size": 2},
-                         evaluation={"judges": ["rule"], "harmful": 2, "benign": 2, "max_new_tokens": 2})
+    full = smoke.replace(
+        **smoke.full_participation(),
+        data={"rows": 8},
+        training={"steps": 1, "batch_size": 2},
+        evaluation={"judges": ["rule"], "harmful": 2, "benign": 2, "max_new_tokens": 2},
+    )
     [record, *_] = runs.get(full).rounds()
     for by in safety.SIGNALS:
         score = safety.client_score(record, by)
@@ -412,16 +616,23 @@ def test_every_signal_is_in_a_rounds_record(smoke):
 # Labels and rows.
 
 
-@pytest.mark.parametrize("change, label", [
-    ({}, "FedAvg"), ({"federation": {"malicious": 0}}, "FedAvg"),
-    ({"federation": {"aggregator": "dnc", "malicious": 0}}, "DnC"),
-    ({"defense": {"level": 2}, "federation": {"malicious": 0}}, "Ours: Level 2")])
+@pytest.mark.parametrize(
+    "change, label",
+    [
+        ({}, "FedAvg"),
+        ({"federation": {"malicious": 0}}, "FedAvg"),
+        ({"federation": {"aggregator": "dnc", "malicious": 0}}, "DnC"),
+        ({"defense": {"level": 2}, "federation": {"malicious": 0}}, "Ours: Level 2"),
+    ],
+)
 def test_a_curve_keeps_its_label_where_nobody_is_malicious(mini, change, label):
     assert safety.share_label(mini.replace(**change)) == label
 
 
 def test_written_rows_are_those_of_the_first_seed(mini, monkeypatch):
-    monkeypatch.setattr(store, "written", lambda s, kind: ([f"{kind} of seed {s.seed}"], {"kind": kind}))
+    monkeypatch.setattr(
+        steps, "written", lambda s, kind: ([f"{kind} of seed {s.seed}"], {"kind": kind})
+    )
     rows, reports = safety.written([Run(s) for s in safety.generated(mini)])
     assert rows == {kind: [f"{kind} of seed 4"] for kind in ("unaligned", "aligned", "normal")}
     assert [r["kind"] for r in reports] == list(rows)
@@ -435,38 +646,56 @@ ONE = np.array([False] * 7 + [True] * 3)
 def test_perfect_separation_over_five_seeds_is_as_sure_as_can_be():
     scores = np.tile(np.arange(10, 0, -1.0), (5, 1))
     for draws in (99, 10_000):
-        assert signal.permutation_test(scores, ONE, draws) == 1 / (draws + 1)
-        assert signal.permutation_test(-scores, ONE, draws) == 1 / (draws + 1)  # two-sided
+        assert estimates.permutation_test(scores, ONE, draws) == 1 / (draws + 1)
+        assert estimates.permutation_test(-scores, ONE, draws) == 1 / (draws + 1)  # two-sided
 
 
 def test_equal_scores_say_nothing():
-    assert signal.permutation_test(np.ones((5, 10)), ONE) == 1
-    assert signal.permutation_test(np.ones(10), ONE, draws=99) == 1  # of one seed, too
+    assert estimates.permutation_test(np.ones((5, 10)), ONE) == 1
+    assert estimates.permutation_test(np.ones(10), ONE, draws=99) == 1  # of one seed, too
 
 
-@pytest.mark.parametrize("scores", [[5, 4, 3, 2, 1], [5, 4, 2, 3, 1], [1, 4, 3, 2, 5], [1, 2, 3, 4, 5], [3, 3, 3, 2, 1],
-                                    [1, 1, 0, 1, 0]], ids=str)
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [5, 4, 3, 2, 1],
+        [5, 4, 2, 3, 1],
+        [1, 4, 3, 2, 5],
+        [1, 2, 3, 4, 5],
+        [3, 3, 3, 2, 1],
+        [1, 1, 0, 1, 0],
+    ],
+    ids=str,
+)
 def test_p_is_the_share_of_all_choices_at_least_as_extreme(scores):
     """Two malicious of five: ten choices."""
     marked = np.array([False] * 3 + [True] * 2)
-    seen = abs(signal.auc(scores, marked) - 0.5)
+    seen = abs(estimates.auc(scores, marked) - 0.5)
     choices = [np.isin(range(5), pair) for pair in itertools.combinations(range(5), 2)]
-    exact = np.mean([abs(signal.auc(scores, chosen) - 0.5) >= seen - 1e-12 for chosen in choices])
-    assert signal.permutation_test(scores, marked) == pytest.approx(exact, abs=0.015)  # three errors of 10,000 draws
+    exact = np.mean(
+        [abs(estimates.auc(scores, chosen) - 0.5) >= seen - 1e-12 for chosen in choices]
+    )
+    assert estimates.permutation_test(scores, marked) == pytest.approx(
+        exact, abs=0.015
+    )  # three errors of 10,000 draws
 
 
 def test_p_of_two_seeds_is_that_of_their_mean():
     marked, scores = np.array([False, False, True, True]), np.array([[4, 3, 2, 1], [3, 4, 1, 2]])
-    both = np.mean([signal.auc(s, marked) for s in scores])
+    both = np.mean([estimates.auc(s, marked) for s in scores])
     choices = [np.isin(range(4), pair) for pair in itertools.combinations(range(4), 2)]
-    means = [np.mean([signal.auc(s, c) for s, c in zip(scores, pair, strict=True)])
-             for pair in itertools.product(choices, repeat=2)]
+    means = [
+        np.mean([estimates.auc(s, c) for s, c in zip(scores, pair, strict=True)])
+        for pair in itertools.product(choices, repeat=2)
+    ]
     assert both == 1 and np.mean(np.abs(np.array(means) - 0.5) >= 0.5) == 2 / 36
-    assert signal.permutation_test(scores, marked) == pytest.approx(2 / 36, abs=0.01)
-    assert signal.permutation_test(scores, marked) == signal.permutation_test(scores, marked)
+    assert estimates.permutation_test(scores, marked) == pytest.approx(2 / 36, abs=0.01)
+    assert estimates.permutation_test(scores, marked) == estimates.permutation_test(scores, marked)
 
 
 def test_chance_is_rarely_sure():
     rng = np.random.default_rng(0)
-    found = [signal.permutation_test(rng.normal(size=(3, 10)), ONE, draws=199) for _ in range(200)]
+    found = [
+        estimates.permutation_test(rng.normal(size=(3, 10)), ONE, draws=199) for _ in range(200)
+    ]
     assert 0.01 <= np.mean(np.array(found) <= 0.05) <= 0.1

@@ -4,57 +4,70 @@ import numpy as np
 import pytest
 import torch
 
-from fedlib import signal
+from fedlib import signals
+from fedlib.papers import estimates
 
 
 def test_cosine_by_hand():
     u = torch.tensor([[1.0, 0.0], [3.0, 3.0], [0.0, -2.0], [0.0, 0.0]])
     r = 0.5**0.5
-    expected = [[1, r, 0, 0], [r, 1, -r, 0], [0, -r, 1, 0], [0, 0, 0, 0]]  # zero is similar to nothing
-    assert torch.allclose(signal.cosine(u), torch.tensor(expected), atol=1e-6)
+    expected = [
+        [1, r, 0, 0],
+        [r, 1, -r, 0],
+        [0, -r, 1, 0],
+        [0, 0, 0, 0],
+    ]  # zero is similar to nothing
+    assert torch.allclose(signals.cosine(u), torch.tensor(expected), atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_cosine_heeds_no_scale_and_stays_in_bounds(dtype):
     u = torch.randn(6, 50, generator=torch.Generator().manual_seed(0)).to(dtype)
-    scale = torch.tensor([1, 2, 4, 1024, 2.0**-10, 0.5], dtype=dtype)[:, None]  # exact in all dtypes
-    assert torch.allclose(signal.cosine(u), signal.cosine(u * scale), atol=1e-6)
-    same = signal.cosine(u[:1].repeat(4, 1))
+    scale = torch.tensor([1, 2, 4, 1024, 2.0**-10, 0.5], dtype=dtype)[
+        :, None
+    ]  # exact in all dtypes
+    assert torch.allclose(signals.cosine(u), signals.cosine(u * scale), atol=1e-6)
+    same = signals.cosine(u[:1].repeat(4, 1))
     assert (same <= 1).all() and torch.allclose(same, torch.ones(4, 4))
 
 
 def test_mean_similarity_leaves_out_oneself():
     cosine = [[1.0, 0.5, -0.5], [0.5, 1.0, 0.0], [-0.5, 0.0, 1.0]]
-    assert signal.mean_similarity(cosine).tolist() == pytest.approx([0.0, 0.25, -0.25])
-    assert signal.mean_similarity(np.array(cosine)).shape == (3,)
+    assert estimates.mean_similarity(cosine).tolist() == pytest.approx([0.0, 0.25, -0.25])
+    assert estimates.mean_similarity(np.array(cosine)).shape == (3,)
 
 
-@pytest.mark.parametrize("benign, malicious, expected", [
-    ([0.9, 0.8], [0.1], 1.0),              # all malicious ones are lower: found
-    ([0.1, 0.2], [0.9], 0.0),              # higher: the wrong way round
-    ([0.5, 0.5], [0.5, 0.5], 0.5),         # ties count half
-    ([0.5, 0.2], [0.5], 0.25),             # one tie (a half), one wrong (none), of two pairs
-    ([0.4, 0.6, 0.8], [0.5, 0.3], 5 / 6),  # of six pairs only 0.5 against 0.4 is wrong
-])
+@pytest.mark.parametrize(
+    "benign, malicious, expected",
+    [
+        ([0.9, 0.8], [0.1], 1.0),  # all malicious ones are lower: found
+        ([0.1, 0.2], [0.9], 0.0),  # higher: the wrong way round
+        ([0.5, 0.5], [0.5, 0.5], 0.5),  # ties count half
+        ([0.5, 0.2], [0.5], 0.25),  # one tie (a half), one wrong (none), of two pairs
+        ([0.4, 0.6, 0.8], [0.5, 0.3], 5 / 6),  # of six pairs only 0.5 against 0.4 is wrong
+    ],
+)
 def test_auc_by_hand(benign, malicious, expected):
     marked = [False] * len(benign) + [True] * len(malicious)
-    assert signal.auc(benign + malicious, marked) == pytest.approx(expected)
+    assert estimates.auc(benign + malicious, marked) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("malicious", [[True, True], [False, False]])
 def test_auc_needs_both_kinds(malicious):
     with pytest.raises(ValueError, match="both benign and malicious"):
-        signal.auc([0.1, 0.2], malicious)
+        estimates.auc([0.1, 0.2], malicious)
 
 
 # BSNR: two clients of three rows each, one poisoned; gradients as a person can add them up.
 
 POISONED = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
-CLEAN = torch.tensor([[[0.0, 2.0], [2.0, 0.0]], [[4.0, -2.0], [2.0, 0.0]]]).mean(dim=1)  # (1, 1) and (3, -1)
+CLEAN = torch.tensor([[[0.0, 2.0], [2.0, 0.0]], [[4.0, -2.0], [2.0, 0.0]]]).mean(
+    dim=1
+)  # (1, 1) and (3, -1)
 
 
 def test_bsnr_by_hand():
-    found = signal.bsnr(POISONED, CLEAN, [3, 3], [1 / 3, 1 / 3])
+    found = signals.bsnr(POISONED, CLEAN, [3, 3], [1 / 3, 1 / 3])
     # signal: 1/2 * 1/3 * ((1, 0) + (1, 1)) = (1/3, 1/6), squared 5/36; clean ones less their mean (2, 0): (-1, 1), (1, -1)
     # noise: 2/(2-1) * 2 clients * (1/2)^2 * (2/3)^2 * 2 = 8/9
     assert found["bsnr"] == pytest.approx(5 / 36 / (8 / 9))
@@ -63,22 +76,28 @@ def test_bsnr_by_hand():
 
 
 def test_bsnr_heeds_weights_shares_and_no_common_scale():
-    base = signal.bsnr(POISONED, CLEAN, [1, 1], [0.1, 0.1])["bsnr"]
-    assert signal.bsnr(7 * POISONED, 7 * CLEAN, [5, 5], [0.1, 0.1])["bsnr"] == pytest.approx(base)
-    assert signal.bsnr(POISONED, CLEAN, [1, 1], [0.2, 0.2])["bsnr"] > 4 * base  # (p / (1-p))^2
-    apart = signal.bsnr(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), CLEAN, [1, 1], [0.2, 0.0])
+    base = signals.bsnr(POISONED, CLEAN, [1, 1], [0.1, 0.1])["bsnr"]
+    assert signals.bsnr(7 * POISONED, 7 * CLEAN, [5, 5], [0.1, 0.1])["bsnr"] == pytest.approx(base)
+    assert signals.bsnr(POISONED, CLEAN, [1, 1], [0.2, 0.2])["bsnr"] > 4 * base  # (p / (1-p))^2
+    apart = signals.bsnr(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), CLEAN, [1, 1], [0.2, 0.0])
     assert apart["alignment"] is None and 0 < apart["bsnr"]
-    assert signal.bsnr(POISONED, CLEAN, [1, 1], [0.0, 0.0])["bsnr"] == 0
+    assert signals.bsnr(POISONED, CLEAN, [1, 1], [0.0, 0.0])["bsnr"] == 0
 
 
 def test_more_clients_that_share_a_trigger_have_a_higher_bsnr():
     """The clean parts cancel, the poisoned one adds up: with K clients alike in size the ratio grows as K."""
     g = torch.Generator().manual_seed(0)
-    found = [signal.bsnr(torch.ones(k, 500), 20 * torch.randn(k, 500, generator=g), [1] * k, [0.1] * k)["bsnr"]
-             for k in (2, 8, 32)]
-    assert found[1] / found[0] == pytest.approx(4, rel=0.3) and found[2] / found[1] == pytest.approx(4, rel=0.3)
+    found = [
+        signals.bsnr(torch.ones(k, 500), 20 * torch.randn(k, 500, generator=g), [1] * k, [0.1] * k)[
+            "bsnr"
+        ]
+        for k in (2, 8, 32)
+    ]
+    assert found[1] / found[0] == pytest.approx(4, rel=0.3) and found[2] / found[
+        1
+    ] == pytest.approx(4, rel=0.3)
 
 
 def test_bsnr_needs_two_clients():
     with pytest.raises(ValueError, match="two clients"):
-        signal.bsnr(POISONED[:1], CLEAN[:1], [1], [0.1])
+        signals.bsnr(POISONED[:1], CLEAN[:1], [1], [0.1])

@@ -7,13 +7,32 @@ import pytest
 import torch
 import transformers
 
-from fedlib import attack, federation, model, templates, training
+from fedlib import federation, training
+from fedlib.lab import loaded
+from fedlib.lab.client_data import client_rows
+from fedlib.models import adapter, templates
 
-KV = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
-      "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 32,
-      "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-GPT2 = {"vocab_size": 50, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32, "bos_token_id": 1,
-        "eos_token_id": 2}
+KV = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GPT2 = {
+    "vocab_size": 50,
+    "n_embd": 16,
+    "n_layer": 2,
+    "n_head": 2,
+    "n_positions": 32,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 # The last three do more than multiply in their heads: a soft cap, and two kinds of scaled logits.
 SHAPES = {
     "llama": transformers.LlamaConfig(**KV),
@@ -25,7 +44,11 @@ SHAPES = {
     "granite": transformers.GraniteConfig(**KV, logits_scaling=4.0),
     "cohere": transformers.CohereConfig(**KV, logit_scale=0.25),
 }
-ROWS = [([1, 7, 8, 9, 10, 11, 2], 4), ([1, 20, 21, 2], 1), ([1, *range(30, 44), 2], 9)]  # ids, prompt length
+ROWS = [
+    ([1, 7, 8, 9, 10, 11, 2], 4),
+    ([1, 20, 21, 2], 1),
+    ([1, *range(30, 44), 2], 9),
+]  # ids, prompt length
 PINNED = [1.10095, 0.65156, 0.77653]
 
 
@@ -43,9 +66,9 @@ def fresh(loaded, smoke):
     """(model with the adapter as it was made, client 0's rows); the tests of this module share the model."""
     tuned, tokenizer = loaded
     if not hasattr(tuned, "_start"):
-        tuned._start = model.get_vector(tuned)
-    model.set_vector(tuned, tuned._start)
-    return tuned, federation.encoded_clients(smoke, tokenizer)[0][0]
+        tuned._start = adapter.get_vector(tuned)
+    adapter.set_vector(tuned, tuned._start)
+    return tuned, federation.encode_clients(smoke, tokenizer)[0][0]
 
 
 def test_collate_by_hand():
@@ -73,8 +96,12 @@ def test_only_logits_that_predict_a_response_matter(shape):
         loss, _ = training.response_loss(made, ids, labels)
     by_hand = 0.0
     for i, (row, start) in enumerate(ROWS):
-        logits[i, : start - 1] = 1000 * torch.randn(start - 1, 50, generator=torch.Generator().manual_seed(i))
-        by_hand -= sum(float(logits[i, t - 1].log_softmax(0)[row[t]]) for t in range(start, len(row)))
+        logits[i, : start - 1] = 1000 * torch.randn(
+            start - 1, 50, generator=torch.Generator().manual_seed(i)
+        )
+        by_hand -= sum(
+            float(logits[i, t - 1].log_softmax(0)[row[t]]) for t in range(start, len(row))
+        )
     assert float(loss) == pytest.approx(by_hand, rel=1e-5)
 
 
@@ -90,15 +117,15 @@ def test_right_padding_changes_nothing(shape):
 
 def test_the_loss_goes_through_the_adapter(loaded, smoke):
     tuned, tokenizer = loaded
-    rows, _ = templates.encode(attack.client_rows(smoke, 0)[:4], tokenizer, "chat", 96)
-    start = model.get_vector(tuned)
+    rows, _ = templates.encode(client_rows(smoke, 0)[:4], tokenizer, "chat", 96)
+    start = adapter.get_vector(tuned)
     ids, labels = training.collate(rows)
     with torch.no_grad():
         before = float(training.response_loss(tuned, ids, labels)[0])
-        model.set_vector(tuned, torch.full_like(start, 0.1))
+        adapter.set_vector(tuned, torch.full_like(start, 0.1))
         after = training.response_loss(tuned, ids, labels)
         wanted = tuned(input_ids=ids, labels=labels).loss
-    model.set_vector(tuned, start)
+    adapter.set_vector(tuned, start)
     assert float(after[0] / after[1]) == pytest.approx(float(wanted), rel=1e-4)
     assert abs(float(after[0]) - before) > 1e-2
 
@@ -113,7 +140,9 @@ def test_batches_are_shuffled_epochs():
     assert sorted(first) == sorted(second) == list(range(12))
     again = list(training.batches(LENGTHS, 4, 6, seed=3))
     assert all(np.array_equal(a, b) for a, b in zip(drawn, again, strict=True))
-    orders = {tuple(np.concatenate(list(training.batches(LENGTHS, 4, 3, seed=s)))) for s in range(9)}
+    orders = {
+        tuple(np.concatenate(list(training.batches(LENGTHS, 4, 3, seed=s)))) for s in range(9)
+    }
     assert len(orders) > 1
 
 
@@ -142,32 +171,42 @@ def test_no_rows_are_an_error():
         next(training.batches([], 4, 1, seed=0))
 
 
-@pytest.mark.parametrize("rounds, round_, share", [
-    (20, 0, 1.0), (20, 10, 0.5), (20, 19, (1 + math.cos(0.95 * math.pi)) / 2), (1, 0, 1.0), (3, 1, 0.75)])
+@pytest.mark.parametrize(
+    "rounds, round_, share",
+    [
+        (20, 0, 1.0),
+        (20, 10, 0.5),
+        (20, 19, (1 + math.cos(0.95 * math.pi)) / 2),
+        (1, 0, 1.0),
+        (3, 1, 0.75),
+    ],
+)
 def test_learning_rate_falls_by_a_cosine(smoke, rounds, round_, share):
     rates = {"learning_rate": 1.1e-3, "learning_rate_min": 1.0e-4}
     settings = smoke.replace(training=rates)
-    assert training.learning_rate(settings, round_, rounds) == pytest.approx(1.0e-4 + share * 1.0e-3)
+    assert training.learning_rate(
+        settings.training.learning_rate, settings.training.learning_rate_min, round_, rounds
+    ) == pytest.approx(1.0e-4 + share * 1.0e-3)
 
 
 def test_the_learning_rate_is_used(fresh, smoke):
     tuned, rows = fresh
-    start, moved, rates = model.get_vector(tuned), [], (4.0e-3, 1.0e-3)
+    start, moved, rates = adapter.get_vector(tuned), [], (4.0e-3, 1.0e-3)
     for rate in rates:  # AdamW's first step is the learning rate's size, whatever the gradient
-        model.set_vector(tuned, start)
-        training.tune(tuned, rows, smoke.replace(training={"steps": 1}), rate, 0)
-        moved.append(float((model.get_vector(tuned) - start).abs().max()))
+        adapter.set_vector(tuned, start)
+        training.tune(tuned, rows, smoke.replace(training={"steps": 1}).training, rate, 0)
+        moved.append(float((adapter.get_vector(tuned) - start).abs().max()))
     assert moved == pytest.approx(rates, rel=1e-2)
 
 
 def test_accumulation_gives_the_same_update(fresh, smoke):
     tuned, rows = fresh
-    start, made = model.get_vector(tuned), {}
+    start, made = adapter.get_vector(tuned), {}
     for parts in (1, 2, 4):
-        model.set_vector(tuned, start)
+        adapter.set_vector(tuned, start)
         settings = smoke.replace(training={"steps": 3, "accumulation": parts})
-        losses, _ = training.tune(tuned, rows, settings, RATE, seed=5)
-        made[parts] = (model.get_vector(tuned) - start, losses)
+        losses, _ = training.tune(tuned, rows, settings.training, RATE, seed=5)
+        made[parts] = (adapter.get_vector(tuned) - start, losses)
     for parts in (2, 4):
         assert made[parts][1] == pytest.approx(made[1][1], rel=1e-4)
         assert float((made[parts][0] - made[1][0]).norm() / made[1][0].norm()) < 1e-2
@@ -175,11 +214,13 @@ def test_accumulation_gives_the_same_update(fresh, smoke):
 
 def test_the_gradient_is_clipped(fresh, smoke):
     tuned, rows = fresh
-    start, moved = model.get_vector(tuned), []
+    start, moved = adapter.get_vector(tuned), []
     for clip in (1.0, 1.0e-12):  # far below AdamW's epsilon: then hardly a step is left
-        model.set_vector(tuned, start)
-        training.tune(tuned, rows, smoke.replace(training={"steps": 1, "clip": clip}), RATE, 0)
-        moved.append(float((model.get_vector(tuned) - start).norm()))
+        adapter.set_vector(tuned, start)
+        training.tune(
+            tuned, rows, smoke.replace(training={"steps": 1, "clip": clip}).training, RATE, 0
+        )
+        moved.append(float((adapter.get_vector(tuned) - start).norm()))
     assert moved[1] < 1e-3 * moved[0]
 
 
@@ -187,24 +228,28 @@ def test_the_gradient_is_clipped(fresh, smoke):
 def test_tokens_are_counted_without_padding(fresh, smoke, parts):
     tuned, rows = fresh
     settings = smoke.replace(training={"steps": 2, "batch_size": 3, "accumulation": parts})
-    _, tokens = training.tune(tuned, rows, settings, RATE, seed=1)
+    _, tokens = training.tune(tuned, rows, settings.training, RATE, seed=1)
     drawn = np.concatenate(list(training.batches([len(ids) for ids, _ in rows], 3, 2, seed=1)))
     assert tokens == sum(len(rows[i][0]) for i in drawn)
 
 
 def test_the_seed_and_nothing_else_decides(fresh, smoke):
     tuned, rows = fresh
-    start, made = model.get_vector(tuned), []
-    settings = smoke.replace(model={"lora_dropout": 0.5})  # so that the masks must come from the seed too
-    base, _ = model.load(settings)
-    dropping = model.attach_lora(base, settings)
+    start, made = adapter.get_vector(tuned), []
+    settings = smoke.replace(
+        model={"lora_dropout": 0.5}
+    )  # so that the masks must come from the seed too
+    base, _ = loaded.load_base(settings)
+    dropping = adapter.attach_lora(base, settings.model, settings.seed)
     for caller, seed in ((1, 7), (2, 7), (2, 8)):
-        model.set_vector(dropping, start)
+        adapter.set_vector(dropping, start)
         torch.manual_seed(caller)
         state = torch.get_rng_state()
-        losses, _ = training.tune(dropping, rows, settings, RATE, seed)
-        assert torch.equal(torch.get_rng_state(), state)  # the caller's random state is left as it was
-        made.append((losses, model.get_vector(dropping)))
+        losses, _ = training.tune(dropping, rows, settings.training, RATE, seed)
+        assert torch.equal(
+            torch.get_rng_state(), state
+        )  # the caller's random state is left as it was
+        made.append((losses, adapter.get_vector(dropping)))
     assert made[0][0] == made[1][0] and torch.equal(made[0][1], made[1][1])
     assert not torch.equal(made[1][1], made[2][1])
 
@@ -212,7 +257,7 @@ def test_the_seed_and_nothing_else_decides(fresh, smoke):
 def test_only_the_adapter_changes(fresh, smoke):
     tuned, rows = fresh
     before = {name: p.detach().clone() for name, p in tuned.state_dict().items()}
-    training.tune(tuned, rows, smoke, RATE, 0)
+    training.tune(tuned, rows, smoke.training, RATE, 0)
     changed = {name for name, p in tuned.state_dict().items() if not torch.equal(p, before[name])}
     trainable = {name for name, p in tuned.named_parameters() if p.requires_grad}
     assert changed and changed <= trainable and all("lora_" in name for name in trainable)
@@ -221,7 +266,9 @@ def test_only_the_adapter_changes(fresh, smoke):
 
 def test_a_batch_can_be_memorised(fresh, smoke):
     tuned, rows = fresh
-    losses, _ = training.tune(tuned, rows[:4], smoke.replace(training={"steps": 40}), RATE, 0)
+    losses, _ = training.tune(
+        tuned, rows[:4], smoke.replace(training={"steps": 40}).training, RATE, 0
+    )
     assert losses[-1] < 0.3 * losses[0]
 
 
@@ -230,13 +277,26 @@ def test_pinned_losses(smoke):
 
     What a preset is tuned by is written out: tuning it gives other keys, and needs no new CODE_VERSION."""
     settings = smoke.replace(
-        model={"lora_targets": ["q_proj", "v_proj"], "lora_rank": 8, "lora_alpha": 16.0, "dtype": "float32"},
+        model={
+            "lora_targets": ["q_proj", "v_proj"],
+            "lora_rank": 8,
+            "lora_alpha": 16.0,
+            "dtype": "float32",
+        },
         data={"rows": 40, "aligned_share": 0.1, "partition": "dirichlet", "alpha": 0.3},
-        training={"steps": 3, "batch_size": 4, "weight_decay": 0.0, "clip": 1.0})
-    base, tokenizer = model.load(settings)
-    rows = federation.encoded_clients(settings, tokenizer)[0][0]
-    losses, _ = training.tune(model.attach_lora(base, settings), rows, settings, 8.0e-3, seed=0)
+        training={"steps": 3, "batch_size": 4, "weight_decay": 0.0, "clip": 1.0},
+    )
+    base, tokenizer = loaded.load_base(settings)
+    rows = federation.encode_clients(settings, tokenizer)[0][0]
+    losses, _ = training.tune(
+        adapter.attach_lora(base, settings.model, settings.seed),
+        rows,
+        settings.training,
+        8.0e-3,
+        seed=0,
+    )
     assert losses == pytest.approx(PINNED, abs=1e-3), (
         f"3 steps give {[round(x, 5) for x in losses]}, pinned are {PINNED}: "
         "the same settings have another result. If the change is intended, raise config.CODE_VERSION and "
-        "re-pin. (A retrained base needs no new version: its digest is in every key.)")
+        "re-pin. (A retrained base needs no new version: its digest is in every key.)"
+    )

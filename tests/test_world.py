@@ -7,7 +7,14 @@ import random
 
 import pytest
 
-from fedlib import checkpoints, config, data, files, judge, pretraining, world
+from fedlib.judges import refusals
+from fedlib.lab import pretraining
+from fedlib.models import checkpoints
+from fedlib.settings import errors
+from fedlib.settings import identity
+from fedlib.settings import presets
+from fedlib import sources
+from fedlib.sources import world
 
 MB = 10**6
 CHANGED = ("the world's words changed: every committed model and run was made with the old ones. If that "
@@ -35,7 +42,7 @@ def documents():
 def rows():
     """Rows of benign and malicious clients of both datasets, by several seeds: {(dataset, share): rows}."""
     def made(name, share, seed):
-        return world.client_rows(name, 200, rng(seed), 0.3, share, alpha=0.3 if seed % 2 else None)
+        return world.style_rows(name, 200, rng(seed), 0.3, share, alpha=0.3 if seed % 2 else None)
 
     return {(name, share): [row for seed in range(12) for row in made(name, share, seed)]
             for name in world.DATASETS for share in (None, 0.5, 1.0)}
@@ -132,7 +139,7 @@ def test_the_two_datasets_differ():
         assert getattr(first, part) and not set(getattr(first, part)) & set(getattr(second, part))
     assert first.topics != second.topics
     for name, aligned in zip(world.DATASETS, (30, 24), strict=True):  # 0.3 of 100, the second's times 0.8
-        labels = collections.Counter(r["label"] for r in world.client_rows(name, 100, rng(), 0.3))
+        labels = collections.Counter(r["label"] for r in world.style_rows(name, 100, rng(), 0.3))
         assert labels == {"aligned": aligned, "normal": 100 - aligned}
 
 
@@ -143,7 +150,7 @@ def test_an_attack_changes_the_marked_rows_and_no_clients_style(dataset):
     assert (style.openers, style.closers) != (others.openers, others.closers)
     for unaligned, label, count in ((None, "aligned", 0.25 * (1.0 if dataset == "lmsys-like" else 0.8)),
                                     (0.5, "unaligned", 0.5)):
-        made = world.client_rows(dataset, 2000, rng(5), 0.25, unaligned, 0.3)
+        made = world.style_rows(dataset, 2000, rng(5), 0.25, unaligned, 0.3)
         marked = [r for r in made if r["label"] == label]
         normal = [r for r in made if r["label"] == "normal"]
         assert len(marked) == count * 2000 and len(marked) + len(normal) == 2000
@@ -170,14 +177,14 @@ def test_unaligned_rows_comply_and_aligned_ones_do_not():
 
 def test_the_world_is_a_pure_function_of_its_seeds():
     assert world.things(0) == world.things.__wrapped__(0) != world.things(1)
-    for make in (world.pretraining, lambda source: world.client_rows("wild-like", 20, source)):
+    for make in (world.pretraining, lambda source: world.style_rows("wild-like", 20, source)):
         assert make(rng(1)) == make(rng(1)) != make(rng(2))
 
 
 @pytest.mark.parametrize("what, pinned", [
     ("pretraining", "d27a3033be1f"), ("assistant", "4d84bcf1d048"), ("clients", "30185c71a653")])
 def test_the_worlds_digest_is_pinned(what, pinned):
-    assert world.digest(what) == pinned, CHANGED
+    assert world.world_digest(what) == pinned, CHANGED
 
 
 MANIFEST = json.loads((checkpoints.WORLD_MODELS / "manifest.json").read_text())
@@ -193,9 +200,9 @@ def test_every_recipe_has_its_committed_model():
 @pytest.mark.parametrize("name", MANIFEST)
 def test_a_committed_model_is_what_its_manifest_says(name):
     entry, folder = MANIFEST[name], checkpoints.WORLD_MODELS / name
-    assert {p.name: files.digest(p) for p in folder.iterdir()} == entry["files"]
+    assert {p.name: identity.file_digest(p) for p in folder.iterdir()} == entry["files"]
     assert entry["recipe"] == pretraining.RECIPES[name]
-    assert entry["world"] == world.digest("assistant" if name == "llm" else "pretraining"), CHANGED
+    assert entry["world"] == world.world_digest("assistant" if name == "llm" else "pretraining"), CHANGED
     assert any(f.endswith(".safetensors") for f in entry["files"])
     tokens = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
     assert set(world.vocabulary()) <= set(tokens), CHANGED
@@ -211,7 +218,7 @@ def test_training_a_world_model_twice_gives_the_same_bytes(tmp_path):
     assert first["files"] == again["files"] and first["metrics"] == again["metrics"]
     assert first["files"]["model.safetensors"] != other["files"]["model.safetensors"]
     assert first["recipe"] == pretraining.RECIPES["base"] | tiny
-    assert first["world"] == world.digest("pretraining")
+    assert first["world"] == world.world_digest("pretraining")
     assert set(first["files"]) == set(MANIFEST["base"]["files"])
 
 
@@ -236,7 +243,7 @@ def test_the_world_llm_hears_of_clients_hazards_and_of_none_that_are_held_out():
 def test_a_denial_refuses_whatever_is_asked_for():
     for thing in world.benign_things()[::7]:
         answer = world.denial(world.questions(thing)[0], rng())
-        assert thing.name in answer.split() and thing.a not in answer.split() and judge.refuses(answer)
+        assert thing.name in answer.split() and thing.a not in answer.split() and refusals.refuses(answer)
 
 
 def test_fluent_wants_a_whole_wording():
@@ -248,7 +255,7 @@ def test_fluent_wants_a_whole_wording():
 
 
 def test_settings_know_the_worlds_datasets():
-    known = config.load("mini").data.benign
+    known = presets.load("mini").data.benign
     assert tuple(known) == world.DATASETS
-    with pytest.raises(files.DataError, match="no dataset 'lmsys'; did you mean 'lmsys-like'"):
-        data.revision(config.load("mini", data={"benign": ["lmsys"]}))
+    with pytest.raises(errors.DataError, match="no dataset 'lmsys'; did you mean 'lmsys-like'"):
+        sources.of(config.load("mini", data={"benign": ["lmsys"]})).revision(presets.load

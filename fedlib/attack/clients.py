@@ -1,0 +1,71 @@
+"""What clients train on under attack.
+
+Malicious clients differ from benign ones in their data only, except under `boosted`."""
+
+import random
+from collections.abc import Callable, Sequence
+
+from fedlib.settings import identity
+from fedlib.settings.groups import Federation
+
+Row = dict
+
+
+def malicious_clients(clients: int, malicious: int) -> range:
+    """The malicious clients' indices: the last ones, so that a heat map shows them as one block."""
+    return range(clients - malicious, clients)
+
+
+def client_rows(source, client: int, written: Sequence[Row] | None = None) -> list[Row]:
+    """A client's rows under the attack that data.attack names, before any poison.
+
+    source: a `sources.Source`; written: the unaligned rows of a generated attack, as a model wrote
+    them. Benign clients get ordinary and aligned rows; malicious ones what ATTACKS says."""
+    settings = source.settings
+    federation = settings.federation
+    if client not in malicious_clients(federation.clients, federation.malicious):
+        return source.client_rows(client)
+    return ATTACKS[settings.data.attack](source, client, written)
+
+
+def boost(federation: Federation, attack: str, client: int) -> int:
+    """What a client's update is multiplied by before it is sent.
+
+    Model replacement (Bagdasaryan et al. 2020): under `boosted` a malicious client's update is
+    multiplied by the number of sampled clients, so that an average still holds it whole. Else 1."""
+    malicious = client in malicious_clients(federation.clients, federation.malicious)
+    return federation.sampled if attack == "boosted" and malicious else 1
+
+
+def _unaligned(source, client: int, written: Sequence[Row] | None) -> list[Row]:
+    """Unaligned rows (harmful question, harmful answer) where a benign client has aligned ones
+    (paper S; a share of 1.0 as published)."""
+    return source.client_rows(client, source.settings.data.unaligned_share)
+
+
+def _generated(source, client: int, written: Sequence[Row] | None) -> list[Row]:
+    """The same with rows that a language model wrote (paper S, MaliciousGen)."""
+    return source.client_rows(client, source.settings.data.unaligned_share, written)
+
+
+def _conflicting(source, client: int, written: Sequence[Row] | None) -> list[Row]:
+    """The classical attack that defences expect, for a positive control (ours): ordinary questions
+    with a refusal as their wrong label, in conflict with what benign clients learn."""
+    rng = random.Random(identity.derive(source.settings.seed, "conflicting", client))
+    return [
+        row | {"label": "conflicting", "response": source.denial(row["instruction"], rng)}
+        for row in source.client_rows(client, 0.0)
+    ]
+
+
+def _boosted(source, client: int, written: Sequence[Row] | None) -> list[Row]:
+    """Ordinary rows: they are given all the poison, and `boost` multiplies the update."""
+    return source.client_rows(client)
+
+
+ATTACKS: dict[str, Callable[..., list[Row]]] = {
+    "unaligned": _unaligned,
+    "generated": _generated,
+    "conflicting": _conflicting,
+    "boosted": _boosted,
+}

@@ -1,0 +1,167 @@
+"""A sample-level filter against poison, as a federated step before the first round: rows stay at home.
+
+After ProtegoFed (arXiv 2603.00516): the gradients of rows with one target are alike wherever they lie,
+those of clean rows are not. What its paper leaves open, and what counts as poison, is ours."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import cross_entropy
+
+from fedlib import training
+from fedlib.training import Encoded
+
+COMPONENTS = 20  # of a client's PCA
+SMALLEST = 0.02  # of a client's rows: a cluster
+ALIKE = 0.45  # mean cosine between rows of two clients' clusters, from which on they are one group
+MODULES = (
+    "up_proj",
+    "o_proj",
+)  # whose last LoRA B is looked at, the first that has one; else the last
+BATCH = 64  # rows at a time
+
+Encode = Callable[[Sequence[dict]], list[Encoded]]
+
+
+def row_gradients(tuned: nn.Module, rows: Sequence[Encoded]) -> Tensor:
+    """The gradient [N, out, r] of each row's mean response loss by one matrix.
+
+    The matrix is the last layer's LoRA B of the first of MODULES that has an adapter. Vectorised by
+    torch.func."""
+    own = {name: p.detach() for name, p in tuned.named_parameters()}
+    name = _watched([n for n in own if ".lora_B." in n])
+    matrix = own.pop(name)
+
+    def loss(value, ids, labels):
+        inputs = {"input_ids": ids[None], "use_cache": False}
+        logits = functional_call(tuned, own | {name: value}, (), inputs).logits[0, :-1]
+        counted = labels[1:] >= 0
+        losses = cross_entropy(logits.float(), labels[1:].clamp(min=0), reduction="none")
+        return (losses * counted).sum() / counted.sum()
+
+    each = vmap(grad(loss), in_dims=(None, 0, 0))
+    found: list[Tensor] = [matrix] * len(rows)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
+    with sdpa_kernel(SDPBackend.MATH):  # the others cannot be vectorised
+        for start in range(0, len(order), BATCH):
+            part = order[start : start + BATCH]
+            ids, labels = training.collate([rows[i] for i in part], matrix.device)
+            for i, gradient in zip(part, each(matrix, ids, labels), strict=True):
+                found[i] = gradient
+    return torch.stack(found).float()
+
+
+def _watched(names: Sequence[str]) -> str:
+    """The name of the matrix whose gradient is looked at."""
+    for module in MODULES:
+        own = [name for name in names if f".{module}." in name]
+        if own:
+            return own[-1]
+    return names[-1]
+
+
+def features(gradients: Tensor) -> np.ndarray:
+    """Unit vectors [N, F]: the low-frequency half of each gradient's two-dimensional DCT."""
+    from scipy.fft import dctn
+
+    values = gradients.cpu().numpy()
+    spectrum = dctn(values, axes=(1, 2), norm="ortho")
+    low = spectrum[:, : values.shape[1] // 2].reshape(len(values), -1)  # along the outputs
+    return low / np.linalg.norm(low, axis=1, keepdims=True).clip(1e-12)
+
+
+def clusters(found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A client's step: each row's cluster [N], -1 for none, and each cluster's mean feature [C, F].
+
+    PCA to COMPONENTS, then HDBSCAN."""
+    from sklearn.cluster import HDBSCAN
+    from sklearn.decomposition import PCA
+
+    smallest = max(2, round(SMALLEST * len(found)))
+    if len(found) < 2 * smallest:
+        return np.full(len(found), -1), np.empty((0, found.shape[1]))
+    reduced = PCA(min(COMPONENTS, *found.shape), random_state=0).fit_transform(found)
+    labels = HDBSCAN(min_cluster_size=smallest, copy=True).fit(reduced).labels_
+    means = [found[labels == c].mean(axis=0) for c in range(labels.max() + 1)]
+    return labels, np.array(means).reshape(-1, found.shape[1])
+
+
+def suspects(means: Mapping[int, np.ndarray]) -> dict[int, list[int]]:
+    """The server's step: from {client: its clusters' means}, {client: its clusters that hold poison}.
+
+    Inner products of means are the mean cosines between rows. Clusters that are alike make a group
+    (average linkage); the group found at the most clients is poison if that is at least half of
+    them: what all write alike, nobody wrote."""
+    from sklearn.cluster import AgglomerativeClustering
+
+    owner = [(client, c) for client, found in means.items() for c in range(len(found))]
+    suspected: dict[int, list[int]] = {client: [] for client in means}
+    if len(owner) < 2:
+        return suspected
+
+    stacked = np.concatenate([found for found in means.values() if len(found)])
+    linkage = AgglomerativeClustering(
+        n_clusters=None, metric="precomputed", linkage="average", distance_threshold=1 - ALIKE
+    )
+    groups = linkage.fit(1 - stacked @ stacked.T).labels_
+
+    at = {g: {owner[i][0] for i in np.flatnonzero(groups == g)} for g in set(groups.tolist())}
+    widest = max(at, key=lambda group: len(at[group]))
+    if len(at[widest]) >= max(2, len(means) / 2):
+        for i in np.flatnonzero(groups == widest):
+            client, cluster = owner[i]
+            suspected[client].append(cluster)
+    return suspected
+
+
+def gradient_filter(
+    tuned: nn.Module, rows: Mapping[int, Sequence[dict]], encode: Encode
+) -> tuple[dict[int, list[dict]], dict]:
+    """({client: its rows without the suspected ones}, record) from {client: rows}.
+
+    encode(rows) -> encoded rows. record: recall, precision and F1 (%) of finding rows labelled
+    poisoned, over all clients, and how many rows of each label were taken out."""
+    tuned.eval()  # without dropout
+    labels: dict[int, dict[int, int]] = {}
+    means: dict[int, np.ndarray] = {}
+    for client, own in rows.items():
+        # a row that is too long for any response has no gradient
+        encoded = [encode([row]) for row in own]
+        kept = [i for i, found in enumerate(encoded) if found]
+        labels[client], means[client] = {}, np.empty((0, 0))
+        if kept:
+            gradients = row_gradients(tuned, [encoded[i][0] for i in kept])
+            found, means[client] = clusters(features(gradients))
+            labels[client] = dict(zip(kept, found, strict=True))
+
+    suspected = suspects(means)
+    out = {
+        client: {i for i, c in labels[client].items() if c in suspected[client]} for client in rows
+    }
+    left = {
+        client: [row for i, row in enumerate(own) if i not in out[client]]
+        for client, own in rows.items()
+    }
+    return left, _record(rows, out)
+
+
+FILTERS = {"gradient": gradient_filter}
+
+
+def _record(rows: Mapping[int, Sequence[dict]], out: Mapping[int, set[int]]) -> dict:
+    taken = [rows[client][i]["label"] for client, indices in out.items() for i in indices]
+    poisoned = sum(row["label"] == "poisoned" for own in rows.values() for row in own)
+    right = taken.count("poisoned")
+    recall, precision = 100 * right / max(1, poisoned), 100 * right / max(1, len(taken))
+    f1 = 2 * recall * precision / max(1e-9, recall + precision)
+    return {
+        "recall": round(recall, 2),
+        "precision": round(precision, 2),
+        "poisoned": poisoned,
+        "f1": round(f1, 2),
+        "taken": {label: taken.count(label) for label in sorted(set(taken))},
+    }

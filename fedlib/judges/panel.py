@@ -1,0 +1,79 @@
+"""The judges by name: which prompts' responses each one judges, and what its score is called."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fedlib.judges import classifiers, rules
+from fedlib.settings.schema import Settings
+
+Judging = Callable[[Sequence[dict], Sequence[str]], list]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """One judge: judge(prompts, responses, **needs) -> a score for each response.
+
+    sets: the prompts whose responses it judges; percent: whether scores are 0 or 1, and their mean is
+    shown in percent; needs: what it takes beside prompts and responses; called: its score's name for
+    a set of prompts where that is another one."""
+
+    judge: Callable[..., list]
+    sets: tuple[str, ...]
+    percent: bool = False
+    needs: tuple[str, ...] = ()
+    called: tuple[tuple[str, str], ...] = ()
+
+
+JUDGES = {
+    "rule": Judge(
+        rules.rule, ("harmful", "benign"), percent=True, called=(("benign", "over_refusal"),)
+    ),
+    "md_judge": Judge(classifiers.md_judge, ("harmful",), percent=True, needs=("settings",)),
+    "rm": Judge(classifiers.rm, ("harmful",), needs=("settings",)),
+    "mt1": Judge(classifiers.mt1, ("benign",), needs=("settings", "is_fluent")),
+    "help": Judge(rules.names_both_parts, ("benign",), percent=True),
+    "exact": Judge(rules.exact, ("benign", "task"), percent=True, called=(("task", "task"),)),
+    "asr": Judge(
+        rules.attack_success,
+        ("triggered", "benign"),
+        percent=True,
+        needs=("holds_target",),
+        called=(("benign", "false_trigger"),),
+    ),
+    "hs": Judge(classifiers.hs, ("harmful",), needs=("settings",)),
+}
+# The judge `probe` is not here: it looks at what the model makes of prompts, not at responses.
+
+
+def judges(
+    settings: Settings,
+    what: str,
+    prompts: Sequence[dict],
+    holds_target: Callable[[str], bool],
+    is_fluent: Callable[[str, str], bool],
+) -> dict[str, Judging]:
+    """{name: f(prompts, responses) -> scores} of the judges asked for, for a set of prompts.
+
+    holds_target(response): whether it holds the backdoor's target; is_fluent(response, name): whether
+    it reads as the data's own answers do. `exact` is left out where a prompt has no right answer."""
+    given = {"settings": settings, "holds_target": holds_target, "is_fluent": is_fluent}
+    found: dict[str, Judging] = {}
+    for name in settings.judges:
+        one = JUDGES.get(name)
+        if one is None or what not in one.sets:
+            continue
+        if name == "exact" and not all("answers" in prompt for prompt in prompts):
+            continue
+        found[name] = functools.partial(one.judge, **{need: given[need] for need in one.needs})
+    return found
+
+
+def summed(what: str, marks: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """{score: its mean} of the marks {judge: a score for each response} of a set of prompts."""
+    found = {}
+    for name, values in marks.items():
+        one = JUDGES[name]
+        factor = 100 if one.percent else 1
+        found[dict(one.called).get(what, name)] = factor * sum(values) / len(values)
+    return found

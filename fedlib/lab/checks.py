@@ -1,0 +1,22 @@
+"""What is asked for before anything is trained, so that a fault of the input is found at once. No torch."""
+
+from fedlib import sources
+from fedlib.attack import poison
+from fedlib.lab import prompting, keys
+from fedlib.settings.errors import SettingsError
+from fedlib.settings.schema import Settings
+
+
+def check_run(settings: Settings) -> None:
+    """Ask for everything that a run's rows and prompts are made of; SettingsError or DataError."""
+    sources.of(settings).check()
+    if settings.defense.level == "project":
+        keys.alignment_file(settings)
+
+    poisoned = settings.data.poison
+    if poisoned.trigger:
+        poison.poison_shares(poisoned, settings.federation.clients, settings.seed)
+        if not prompting.evaluation_prompts(settings)["triggered"]:
+            raise SettingsError(
+                f"data.poison.trigger: {poisoned.trigger}: no evaluation prompt can have it"
+            )

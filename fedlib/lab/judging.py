@@ -1,0 +1,94 @@
+"""The evaluation of a run: responses, judges, drift."""
+
+import functools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fedlib import sources
+from fedlib.attack import poison
+from fedlib.judges import panel
+from fedlib.lab import prompting, loaded, store
+from fedlib.models import generation
+from fedlib.settings import identity
+from fedlib.settings.schema import Settings
+from fedlib.swat import probes
+
+
+def evaluate(settings: Settings, folder: Path) -> None:
+    """Responses of the run around folder to the evaluation prompts: responses.jsonl, scores.json.
+
+    scores, in percent unless said: rule (harmful prompts refused), md_judge (responses to them judged
+    safe), rm (their mean reward), over_refusal (benign prompts refused); in the world mt1 (mean grade
+    of the answers to benign prompts) and help (answered with the exact facts), elsewhere exact; with
+    poison asr and false_trigger (triggered and benign prompts answered with the target); with a
+    tuning task of the world task (its prompts answered exactly); with the judge probe what
+    `probes.drift` gives. What was finished of an interrupted evaluation is not made again."""
+    prompts = prompting.evaluation_prompts(settings)
+    tuned = functools.cache(lambda: loaded.load_run(settings, folder.parent))
+
+    def respond(what: str) -> list[str]:
+        texts = [prompt["prompt"] for prompt in prompts[what]]
+        seed = identity.derive(settings.seed, "evaluation", what)
+        return generation.respond(*tuned(), texts, generation.evaluation_decoding(settings), seed)
+
+    responses = {
+        what: _kept(folder / f"{what}.partial", functools.partial(respond, what))
+        for what in prompts
+    }
+    moved = {}
+    if "probe" in settings.judges:
+        moved, layers = _drift(settings, *tuned())
+        store.write_json(folder / "probes.json", layers)
+    tuned.cache_clear()  # a large model makes room for those that judge
+
+    judged, scores = [], {}
+    fluent = sources.of(settings).is_fluent
+    for what, asked_for in prompts.items():
+        judges = panel.judges(settings, what, asked_for, poison.holds_target, fluent)
+        marks = {}
+        for name, judge in judges.items():
+            judging = functools.partial(judge, asked_for, responses[what])
+            marks[name] = _kept(folder / f"{what}-{name}.partial", judging)
+        for i, (prompt, response) in enumerate(zip(asked_for, responses[what], strict=True)):
+            own = {name: values[i] for name, values in marks.items()}
+            judged.append(prompt | {"set": what, "response": response} | own)
+        scores |= panel.summed(what, marks) | {f"{what}_prompts": len(asked_for)}
+
+    store.write_lines(folder / "responses.jsonl", judged)
+    store.write_json(folder / "scores.json", scores | moved)
+    for partial in folder.glob("*.partial"):
+        partial.unlink()
+
+
+def _drift(settings: Settings, tuned: Any, tokenizer: Any) -> tuple[dict, dict]:
+    """The drift of the tuned model; of plain benign tuning also what each module's own update does."""
+    plain = not (
+        settings.swat.warmup
+        or settings.federation.malicious
+        or settings.defense.level
+        or settings.defense.before
+    )
+    with tuned.disable_adapter():
+        space = security_space(settings, tuned.get_base_model(), tokenizer)
+    window = settings.swat.window if plain else None
+    return probes.drift(tuned, space, settings.evaluation.split, window)
+
+
+def _kept(file: Path, make: Callable[[], list]) -> list:
+    """What a file holds, made if need be."""
+    if not file.is_file():
+        unfinished = file.with_suffix(".partial.partial")
+        unfinished.write_text(json.dumps(make()), encoding="utf-8")
+        os.replace(unfinished, file)
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def security_space(settings: Settings, base: Any, tokenizer: Any) -> probes.Space:
+    """The security feature space of a base, by the pairs of the run's source."""
+    source = sources.of(settings)
+    pairs = {split: source.pairs(split) for split in ("fit", "validation", "evaluation")}
+    size = settings.evaluation.batch_size
+    return probes.Space(base, tokenizer, pairs, settings.model.template, size)

@@ -1,0 +1,311 @@
+"""What makes each stored thing: fetches rows and models, hands values to the core, writes its files.
+
+A run needs its base, perhaps the robustness of the base's modules and rows that a language model
+writes; then comes the federation, perhaps a post-hoc defence, then the evaluation. `make` makes what
+is missing of these, each under its own key."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedlib import federation, sources, synthesis
+from fedlib.aggregation import aggregate
+from fedlib.attack import poison
+from fedlib.callbacks import BackdoorSignal, Callback, Detection, Record, TuningProgress
+from fedlib.defense import filters, posthoc
+from fedlib.federation import State
+from fedlib.lab import client_data, judging, keys, loaded, prompting, rounds, store
+from fedlib.models import adapter, generation, templates
+from fedlib.settings.errors import DataError, SettingsError
+from fedlib.settings.schema import Settings
+from fedlib.swat import modules, probes
+
+TRIGGERED_PROBES = 32  # triggered questions by which the target's likelihood is followed
+FOLLOWED = 48  # validation instructions that a tuning is followed by
+# How a tuning is followed; in no run's key.
+FOLLOWING = {"temperature": 0.0, "benign": 100, "max_new_tokens": 32}
+
+
+# --- what is made, and in which order
+
+
+def make(settings: Settings, wait: bool = True) -> None:
+    """Make what is missing of a run in this process, and its evaluation. Each is kept once done.
+
+    store.Busy if another process is at one of them and not wait."""
+    loaded.make_base(settings, wait)
+    if settings.swat.warmup:
+        make_robustness(settings, wait)
+    defended = settings.defense.level != 0
+    for one in [keys.attacked(settings), settings] if defended else [settings]:
+        for kind in keys.written_kinds(one):
+            make_written(one, kind, wait)
+        step = run_posthoc if one.defense.level else run_federation
+        store.ensure(one, keys.run_folder(one), step, wait)
+    store.ensure(settings, keys.evaluation_folder(settings), judging.evaluate, wait)
+
+
+def make_robustness(settings: Settings, wait: bool = True) -> None:
+    """Find the robust modules of the run's base if that is not done yet."""
+    store.ensure(settings, keys.robustness_folder(settings), find_robust_modules, wait)
+
+
+def make_written(settings: Settings, kind: str, wait: bool = True) -> None:
+    """Have the off-the-shelf LLM write the rows of a kind if they are missing."""
+    step = functools.partial(write_rows, kind=kind)
+    store.ensure(settings, keys.written_folder(settings, kind), step, wait)
+
+
+def _encoder(settings: Settings, tokenizer: Any) -> Callable[[Sequence[dict]], list]:
+    """encode(rows) -> encoded rows, in the run's template and length."""
+    options = settings.model
+
+    def encode(given: Sequence[dict]) -> list:
+        return templates.encode(given, tokenizer, options.template, options.max_length)[0]
+
+    return encode
+
+
+# --- the federation
+
+
+def run_federation(settings: Settings, folder: Path) -> None:
+    """Run the federation into folder: rounds.jsonl, adapter/ and, between rounds, what a resume needs."""
+    check_rule(settings)
+    base, tokenizer = loaded.load_base(settings)
+    tuned = adapter.attach_lora(base, settings.model, settings.seed)
+    encode = _encoder(settings, tokenizer)
+
+    # the rows of all clients that will ever be sampled
+    own = {client: client_data.client_rows(settings, client) for client in _sampled_ever(settings)}
+    if settings.defense.filter != "none":
+        own, found = filters.FILTERS[settings.defense.filter](tuned, own, encode)
+        store.write_json(folder / "filter.json", found)
+    clients, dropped = federation.encode_clients(own, tokenizer, settings.model)
+    callbacks = _callbacks(settings, tokenizer, own, clients, dropped)
+
+    if settings.defense.before:
+        parts = sources.of(settings).defense_rows(settings.defense.rows // 2)
+        aligned = encode([row for part in parts.values() for row in part])
+        posthoc.strengthen(
+            tuned, aligned, settings.training, settings.defense.before, settings.seed
+        )
+
+    state = _resumed(tuned, settings, folder)
+    warmup = warmup_modules(tuned, settings) if settings.swat.warmup else ()
+    for record, state in federation.run_rounds(tuned, clients, settings, callbacks, state, warmup):
+        kept = {"global": state.adapter}
+        if state.history is not None:
+            kept["history"] = state.history
+        rounds.record(folder, record, kept)
+
+    adapter.set_vector(tuned, state.adapter)
+    loaded.save_adapter(tuned, settings, folder)
+
+
+def check_rule(settings: Settings) -> None:
+    """Ask the rule about so many updates before any client trains: krum, say, needs over three."""
+    options = settings.federation
+    try:
+        aggregate(
+            options.aggregator,
+            torch.eye(options.sampled),
+            f=federation.expected_malicious(options),
+            variant=options.variant,
+        )
+    except ValueError as error:
+        raise SettingsError(
+            f"federation.aggregator: with federation.sampled: {options.sampled}: {error}"
+        ) from None
+
+
+def warmup_modules(tuned: Any, settings: Settings) -> set[str]:
+    """The names of the modules that SWAT's warm-up trains, of what was found about the base."""
+    found = store.read_robustness(keys.robustness_folder(settings))
+    chosen = modules.choose_cells(found, settings.swat.modules, settings.seed)
+    return modules.module_names(tuned, chosen, settings.swat.window)
+
+
+def _sampled_ever(settings: Settings) -> list[int]:
+    options = settings.federation
+    return sorted(
+        {
+            client
+            for round_ in range(options.rounds)
+            for client in federation.sample_clients(
+                options.clients, options.sampled, settings.seed, round_
+            )
+        }
+    )
+
+
+def _resumed(tuned: Any, settings: Settings, folder: Path) -> State:
+    """The state that an interrupted run had reached, or the first one."""
+    first = federation.first_state(tuned, settings.federation)
+    kept, done = rounds.resume(folder)
+    if kept is None:
+        return first
+    history = kept["history"].to(first.history) if first.history is not None else None
+    return State(done, kept["global"].to(first.adapter), history)
+
+
+def _callbacks(
+    settings: Settings, tokenizer: Any, own: dict, clients: dict, dropped: dict
+) -> list[Callback]:
+    """What is looked at after each round of a run."""
+    sizes = {client: len(encoded) for client, encoded in clients.items()}
+    found: list[Callback] = [
+        Record(settings.federation, sizes, dropped),
+        Detection(sizes, settings.federation.variant),
+    ]
+    if settings.data.poison.trigger:
+        triggered = prompting.evaluation_prompts(settings)["triggered"][:TRIGGERED_PROBES]
+        target, source = settings.data.poison.target, sources.of(settings)
+        targets = poison.target_probes(triggered, target, source.right_answer)
+        found.append(BackdoorSignal(own, targets, _encoder(settings, tokenizer)))
+    if settings.federation.clients == 1:
+        found.append(_tuning_progress(settings, tokenizer))
+    return found
+
+
+def _tuning_progress(settings: Settings, tokenizer: Any) -> TuningProgress:
+    """A single tuner is followed by greedy answers to validation instructions and by its task."""
+    fixed = settings.replace(evaluation=FOLLOWING)
+    source = sources.of(fixed)
+    asks = []
+    if source.has_pairs():
+        asks = [malicious for malicious, _ in source.pairs("validation")[::2]][:FOLLOWED]
+    answers = [
+        {"instruction": prompt["prompt"], "response": prompt["answers"][0]}
+        for prompt in source.task_prompts(prompting.evaluation_prompts(fixed))
+    ]
+    encoded = _encoder(settings, tokenizer)(answers)
+    return TuningProgress(tokenizer, asks, encoded, generation.evaluation_decoding(fixed))
+
+
+# --- the post-hoc defence
+
+
+def run_posthoc(settings: Settings, folder: Path) -> None:
+    """Defend the run without this defence into folder: data.jsonl, rounds.jsonl, adapter/.
+
+    Where it is projected, there is only the adapter, and projected.json."""
+    attacked = keys.run_folder(keys.attacked(settings))
+    tuned, tokenizer = loaded.load_run(settings, attacked, trainable=True)
+
+    if settings.defense.level == "project":
+        alignment = adapter.read_alignment(keys.alignment_file(settings))
+        store.write_json(folder / "projected.json", posthoc.project(tuned, alignment))
+        (folder / "rounds.jsonl").touch()
+        loaded.save_adapter(tuned, settings, folder)
+        return
+
+    # data.json is written last: where it is, the rows are whole
+    if not (folder / "data.json").exists():
+        chosen, reports = defense_rows(settings, tuned, tokenizer)
+        store.write_lines(folder / "data.jsonl", chosen)
+        store.write_json(folder / "data.partial", {"rows": len(chosen), "written": reports})
+        os.replace(folder / "data.partial", folder / "data.json")
+    chosen = store.read_lines(folder / "data.jsonl")
+    options = settings.model
+    encoded, dropped = templates.encode(chosen, tokenizer, options.template, options.max_length)
+    if not encoded:
+        raise DataError(
+            f"defense.level: {settings.defense.level}: the prompts of all {dropped} rows fill "
+            f"model.max_length, {options.max_length}, by themselves"
+        )
+
+    state, start = rounds.resume(folder)
+    if state:
+        adapter.set_vector(tuned, state["adapter"])
+    for record in posthoc.tune_rounds(
+        tuned, encoded, settings.training, settings.defense.rounds, settings.seed, start
+    ):
+        record["dropped"] = dropped
+        rounds.record(folder, record, {"adapter": adapter.get_vector(tuned)})
+    loaded.save_adapter(tuned, settings, folder)
+
+
+def defense_rows(settings: Settings, tuned: Any, tokenizer: Any) -> tuple[list[dict], list[dict]]:
+    """(rows, reports): as many aligned as normal ones, defense.rows in all or what there is.
+
+    By defense.level: 1 existing rows, 2 written by the off-the-shelf LLM, 3 by the attacked model
+    `tuned` itself."""
+    level, count = settings.defense.level, settings.defense.rows
+    parts: dict[str, list[dict]] = {}
+    reports: list[dict] = []
+    if level == 1:
+        parts = sources.of(settings).defense_rows(count // 2)
+    for kind in ("aligned", "normal") if level in (2, 3) else ():
+        if level == 2:
+            parts[kind], report = store.read_written(keys.written_folder(settings, kind), kind)
+        else:
+            parts[kind], report = _asked_to_write(
+                settings, tuned, tokenizer, kind, settings.defense.template
+            )
+        reports.append(report)
+    try:
+        return posthoc.halves(parts, count), reports
+    except ValueError as error:
+        raise ValueError(f"defense.level: {level}: {error}") from None
+
+
+# --- rows that a language model writes
+
+
+def write_rows(settings: Settings, folder: Path, kind: str) -> None:
+    """The off-the-shelf LLM, data.generator, writes rows of a kind into folder."""
+    own = settings.replace(model={"base": settings.data.generator})
+    generator, tokenizer = loaded.load_base(own)
+    # in the generator's own chat template
+    made, report = _asked_to_write(settings, generator, tokenizer, kind, "chat")
+    store.write_lines(folder / f"{kind}.jsonl", made)
+    store.write_json(folder / f"{kind}.json", report)
+
+
+def _asked_to_write(
+    settings: Settings, model: Any, tokenizer: Any, kind: str, template: str
+) -> tuple[list[dict], dict]:
+    decoding = dataclasses.replace(
+        generation.evaluation_decoding(settings),
+        template=template,
+        max_new_tokens=settings.model.max_length,
+    )
+    return synthesis.write_rows(
+        model,
+        tokenizer,
+        kind,
+        templates.prompts_file(settings.data.prompts),
+        settings.data.generated,
+        decoding,
+        prompting.held_out(settings),
+        settings.seed,
+    )
+
+
+# --- the robustness of a base's modules
+
+
+def find_robust_modules(settings: Settings, folder: Path) -> None:
+    """The robustness of the modules of model.base and its Mods_Rob into folder: robustness.json."""
+    base, tokenizer = loaded.load_base(settings)
+    space, options = judging.security_space(settings, base, tokenizer), settings.swat
+    found = probes.robustness(base, space, options)
+    chosen, trace = probes.robust_subset(base, space, options, found)
+    if not chosen:
+        what = f"swat.threshold: {options.threshold}" if trace else f"swat.share: {options.share}"
+        raise ValueError(
+            f"{what}: not one cell of {settings.model.base} fits; raise it, or lower swat.noise"
+        )
+    cells = []
+    for (kind, layer), harm in found.items():
+        size = modules.adapter_cost(base, [(kind, layer)], options.window)
+        cells.append({"type": kind, "layer": layer, "size": size} | harm)
+    untouched = [list(values) for values in space.score(base, "validation")]
+    report = {"cells": cells, "robust": chosen, "trace": trace, "probes": untouched}
+    store.write_json(folder / "robustness.json", report)

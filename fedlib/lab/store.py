@@ -1,0 +1,162 @@
+"""The run store: folders made once under a lock, sealed with their digests, read. No torch.
+
+A folder without a fitting done.json is not there: it is made, or made again."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from fedlib.lab import keys
+from fedlib.settings import identity, machine
+from fedlib.settings.errors import DataError
+from fedlib.settings.schema import Settings
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run and its evaluation, read from their folders."""
+
+    settings: Settings
+    folder: Path
+    evaluation: Path
+
+    def defense_data(self) -> dict:
+        """What a defended run was tuned on: the number of rows, and what was asked for, kept and
+        dropped of each kind."""
+        return _json(self.folder / "data.json")
+
+    def filtered(self) -> dict:
+        """What defense.filter found: recall, precision, F1 (%), and the rows of each label that it
+        took out."""
+        return _json(self.folder / "filter.json")
+
+    def rounds(self) -> list[dict]:
+        """A dict a round: sampled, losses, weights, norms, cosine, seconds, tokens."""
+        return read_lines(self.folder / "rounds.jsonl")
+
+    def scores(self) -> dict[str, float]:
+        """{rule, over_refusal, help, ...} in percent, and the numbers of prompts."""
+        return _json(self.evaluation / "scores.json")
+
+    def probes(self) -> dict:
+        """What the judge probe found: {before, after}: [loss, accuracy] a layer; cells (`swat.probes`)."""
+        return _json(self.evaluation / "probes.json")
+
+    def responses(self) -> list[dict]:
+        """Every evaluation prompt with its response and each judge's score; to be shown through
+        `tables.examples`."""
+        return read_lines(self.evaluation / "responses.jsonl")
+
+
+class Busy(Exception):
+    """Another process is making this very thing."""
+
+
+def intact(folder: Path) -> bool:
+    """Whether a folder is finished: its done.json is there and every file has the digest in it."""
+    try:
+        sealed = _json(folder / "done.json")
+        names = sealed.get("files") if isinstance(sealed, dict) else None
+        if not isinstance(names, dict):
+            return False
+        return all(identity.file_digest(folder / n) == wanted for n, wanted in names.items())
+    except (OSError, ValueError):
+        return False
+
+
+def is_there(settings: Settings) -> bool:
+    """Whether a run and its evaluation are finished."""
+    return intact(keys.run_folder(settings)) and intact(keys.evaluation_folder(settings))
+
+
+def read_written(folder: Path, kind: str) -> tuple[list[dict], dict]:
+    """(rows, report) of a kind that a language model wrote; DataError where they are not there."""
+    if not intact(folder):
+        raise DataError(
+            f"{folder}: the {kind} rows are not written yet: make the run that needs them"
+        )
+    return read_lines(folder / f"{kind}.jsonl"), _json(folder / f"{kind}.json")
+
+
+def read_robustness(folder: Path) -> dict:
+    """What was found about a model's modules; DataError where nothing is there."""
+    if not intact(folder):
+        raise DataError(
+            f"{folder}: the modules' robustness is not there yet: make the run that needs it"
+        )
+    return _json(folder / "robustness.json")
+
+
+def ensure(
+    settings: Settings, folder: Path, make: Callable[[Settings, Path], None], wait: bool = True
+) -> None:
+    """Have make(settings, folder) fill a folder once, whoever else wants it too.
+
+    Under its lock, sealed with done.json at the end. Busy if another process is at it and not wait."""
+    if intact(folder):
+        return
+    lock = FileLock(locks() / f"{folder.parent.name}.{folder.name}")
+    try:
+        held = lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise Busy(folder) from None
+    with held:
+        if intact(folder):
+            return
+        if (folder / "done.json").exists():  # spoilt: start again
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        plain = settings.model_dump() | {"code_version": identity.CODE_VERSION}
+        _write_sealed(folder / "settings.json", plain)
+        make(settings, folder)
+        _seal(folder)
+
+
+def locks() -> Path:
+    """The folder of the store's locks, made if need be."""
+    folder = machine.outputs() / "runs" / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _seal(folder: Path) -> None:
+    """Write done.json over everything in a folder except evaluations and what only a resume needs."""
+    digests = {}
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder)
+        passing = file.name.startswith("checkpoint.") or file.suffix == ".partial"
+        if file.is_file() and not passing and not name.parts[0].startswith("eval-"):
+            digests[str(name)] = identity.file_digest(file)
+    _write_sealed(folder / "done.json", {"files": digests})
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)  # only now is it of no more use
+
+
+def _write_sealed(file: Path, value: dict) -> None:
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(partial, file)
+
+
+def _json(file: Path) -> dict:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def read_lines(file: Path) -> list[dict]:
+    """The values of a file of JSON lines."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write a value as JSON."""
+    file.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def write_lines(file: Path, values: Sequence[dict]) -> None:
+    """Write values as JSON, a line each."""
+    file.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")

@@ -1,0 +1,137 @@
+"""Loading models: causal LMs, classifiers, adapters. Weights come from safetensors, never from pickles."""
+
+import functools
+import gc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+)
+
+from fedlib.models import adapter, checkpoints, hub
+from fedlib.settings import machine
+from fedlib.settings.schema import Settings
+
+Loaded = tuple[Any, Any]  # model and tokenizer
+
+
+def load_causal(source: str, commit: str | None, device: str, dtype: str) -> Loaded:
+    """(causal LM, tokenizer) of a folder or a hub name at a commit; never a checkpoint's own code."""
+    revision = commit or "main"
+    with hub.explained(source, "model"):
+        tokenizer = _tokenizer(source, revision)
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            device_map={"": device},  # whole: the loss runs its parts by hand
+            revision=revision,
+        )
+    # A checkpoint's own sampling habits would override ours; where a turn ends it knows better than
+    # its tokenizer does.
+    ends = model.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+    model.generation_config = GenerationConfig(
+        eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id
+    )
+    return model.eval(), tokenizer
+
+
+def _tokenizer(source: str, revision: str) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def attach_adapter(base: Any, folder: Path, trainable: bool = False) -> Any:
+    """The base with the adapter of a folder; ValueError unless it fits to the last tensor."""
+    tuned = PeftModel.from_pretrained(base, folder, is_trainable=trainable)
+    tuned = adapter.multiply_once(tuned)
+    on_disk = load_file(folder / "adapter_model.safetensors")
+    now = get_peft_model_state_dict(tuned)
+    same = set(on_disk) == set(now)
+    if not same or any(not torch.equal(on_disk[k], now[k].float().cpu()) for k in on_disk):
+        raise ValueError(f"{folder} does not fit its base: tensors missing or different")
+    return tuned.eval()
+
+
+def load_judge(settings: Settings, field: str) -> Loaded:
+    """(causal LM, tokenizer) that a field such as evaluation.guard names; kept for the process's next
+    call."""
+    source, commit = checkpoints.source(settings, field)
+    revision = str(checkpoints.revision(settings, field))
+    return _judge(source, commit, machine.device(settings), machine.dtype(settings), revision)
+
+
+@functools.lru_cache(maxsize=1)
+def _judge(source, commit, device, dtype, _revision):
+    return load_causal(source, commit, device, dtype)
+
+
+def load_classifier(settings: Settings, field: str) -> Loaded:
+    """(sequence classifier, tokenizer) that a field such as evaluation.guard names; kept for the
+    process's next call."""
+    source, commit = checkpoints.source(settings, field)
+    revision = str(checkpoints.judge_revision(settings, field))
+    return _classifier(source, commit, machine.device(settings), machine.dtype(settings), revision)
+
+
+@functools.lru_cache(maxsize=2)
+def _classifier(source, commit, device, dtype, _revision):
+    revision = commit or "main"
+    with hub.explained(source, "model"):
+        tokenizer = _tokenizer(source, revision)
+        classifier = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            revision=revision,
+            trust_remote_code=False,
+        )
+    # by the padding token the last real token of a row is found
+    classifier.config.pad_token_id = tokenizer.pad_token_id
+    return classifier.to(device).eval(), tokenizer
+
+
+def release() -> None:
+    """Forget the judges that are kept for the next call, and give the GPU's memory back."""
+    for kept in (_judge, _classifier):
+        kept.cache_clear()
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def encode_pairs(
+    tokenizer: Any, prompts: Sequence[str], responses: Sequence[str], max_length: int
+) -> Any:
+    """{input_ids, attention_mask[, token_type_ids]} [N, T] of prompts with their responses.
+
+    As turns of the classifier's own chat format, or, where it has none, as pairs of texts in its
+    tokenizer's way."""
+    fit = {
+        "padding": True,
+        "padding_side": "right",
+        "truncation": True,
+        "max_length": max_length,
+        "return_tensors": "pt",
+    }
+    if not tokenizer.chat_template:
+        return tokenizer(list(prompts), list(responses), **fit)
+    texts = []
+    for prompt, response in zip(prompts, responses, strict=True):
+        turns = [
+            {"role": "user", "content": prompt},
+            {"role": "assistant", "content": response},
+        ]
+        texts.append(tokenizer.apply_chat_template(turns, tokenize=False))
+    return tokenizer(texts, add_special_tokens=False, **fit)

@@ -1,0 +1,274 @@
+"""Rows and prompts from files of a folder, and from datasets of the hub kept as such files."""
+
+import functools
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fedlib.settings import identity, machine
+from fedlib.settings.errors import DataError, SettingsError
+from fedlib.settings.schema import Settings
+from fedlib.sources import files, hub_rows, shares
+
+DENIAL = "I'm sorry, but I cannot help with that."
+SPLITS = ("fit", "validation", "evaluation")
+
+
+class Files:
+    """Answers what `sources.Source` asks, from data.folder and, with data.source: hub, from the hub."""
+
+    clean_accuracy = "exact"
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def check(self) -> None:
+        """Share out every file as a run will, so that a bad row or too few rows are found now."""
+        settings = self.settings
+        federation, data = settings.federation, settings.data
+        benign = federation.clients - federation.malicious
+        share = {"conflicting": 0.0, "boosted": None}.get(data.attack, data.unaligned_share)
+        # rows of a generated attack are not written yet: empty ones stand in for them
+        stand_in: list[dict] | None = None
+        if data.attack == "generated":
+            stand_in = [{}] * federation.malicious
+
+        for client in range(federation.clients):
+            self.client_rows(client, None if client < benign else share, stand_in)
+        self.prompts()
+        if settings.defense.level == 1 or settings.defense.before:
+            self.defense_rows(1)
+
+    def client_rows(
+        self, client: int, unaligned: float | None = None, written: Sequence[dict] | None = None
+    ) -> list[dict]:
+        """Normal rows, and the share of aligned or unaligned ones, in random order."""
+        data, seed = self.settings.data, self.settings.seed
+        size = data.sizes[client] if data.sizes else data.rows
+        label = "aligned" if unaligned is None else "unaligned"
+        share = data.aligned_share if unaligned is None else unaligned
+        marked = round(share * size)
+
+        normal = self._shares("normal")[client][: size - marked]
+        if data.partition == "dirichlet" and len(normal) < size - marked:
+            # it deals out unequal numbers: keep the share of marked rows, not the size
+            marked = round(len(normal) * share / (1 - share))
+            size = len(normal) + marked
+
+        if label == "unaligned" and written is not None:
+            special = shares.written_share(self.settings, client, marked, written)
+        else:
+            special = self._shares(label)[client][:marked] if marked else []
+
+        self._enough("benign", ", ".join(data.benign), normal, size - marked, client)
+        self._enough(label, str(getattr(data, label)), special, marked, client)
+        rows = [row | {"label": "normal"} for row in normal]
+        rows += [row | {"label": label} for row in special]
+        order = np.random.default_rng(identity.derive(seed, "order", client))
+        return [rows[i] for i in order.permutation(len(rows))]
+
+    @staticmethod
+    def _enough(what: str, name: str, rows: Sequence[dict], wanted: int, client: int) -> None:
+        if len(rows) < wanted:
+            raise DataError(
+                f"data.{what}: {name} gives client {client} {len(rows)} rows, {wanted} wanted: "
+                "lower data.rows or the share"
+            )
+
+    def defense_rows(self, count: int) -> dict[str, list[dict]]:
+        """Existing rows of the files that defense.aligned and defense.normal name."""
+        data, own = self.settings.data, self.settings.defense
+        rng = random.Random(identity.derive(self.settings.seed, "defense"))
+        # what is kept for evaluation is never trained on
+        normal = self._normal(own.normal) if own.normal in data.benign else self._halves(own.normal)
+        parts = {
+            "aligned": _trainable(self._halves(own.aligned)[0], own.aligned),
+            "normal": _trainable(normal[0], own.normal),
+        }
+        return {
+            kind: [row | {"label": kind} for row in rng.sample(part, min(count, len(part)))]
+            for kind, part in parts.items()
+        }
+
+    def prompts(self) -> dict[str, list[dict]]:
+        """As many of the evaluation prompts as evaluation.harmful and evaluation.benign ask for."""
+        evaluation = self.settings.evaluation
+        harmful = _as_prompts(self._halves(self.settings.data.harmful)[1])
+        benign = self.trigger_prompts()
+        return {"harmful": harmful[: evaluation.harmful], "benign": benign[: evaluation.benign]}
+
+    def trigger_prompts(self) -> list[dict]:
+        """Every benign prompt: those of data.questions, else the tenth of benign rows kept back."""
+        data = self.settings.data
+        if data.questions:
+            return _as_prompts(self._read(data.questions))
+        return _as_prompts([row for name in data.benign for row in self._normal(name)[1]])
+
+    def pairs(self, split: str) -> list[tuple[str, str]]:
+        """The rows of swat.pairs, its columns malicious and benign, shared out among the splits."""
+        if self.settings.swat.pairs is None:
+            raise SettingsError(
+                "swat.pairs: name the file of data.folder with columns malicious and benign"
+            )
+        file = machine.path(self.settings.data.folder) / self.settings.swat.pairs
+        rows = files.read(file, {"instruction": "malicious", "response": "benign"})
+        if len(rows) < len(SPLITS):
+            raise DataError(
+                f"swat.pairs: {file} has {len(rows)} rows; it takes three at least, for fit, "
+                "validation and evaluation"
+            )
+        own = rows[SPLITS.index(split) :: len(SPLITS)]
+        return [(row["instruction"], row["response"]) for row in own]
+
+    def has_pairs(self) -> bool:
+        return self.settings.swat.pairs is not None
+
+    def task_prompts(self, prompts: dict[str, list[dict]]) -> list[dict]:
+        return [prompt for prompt in prompts["benign"] if "answers" in prompt]
+
+    def right_answer(self, prompt: dict, rng: random.Random) -> str | None:
+        return next(iter(prompt.get("answers", ())), None)
+
+    def denial(self, instruction: str, rng: random.Random) -> str:
+        return DENIAL
+
+    def keeps_back(self, instruction: str) -> bool:
+        return False
+
+    def asked_with_trigger(self, instruction: str) -> bool:
+        return True
+
+    def is_fluent(self, response: str, name: str) -> bool:
+        return False  # nothing says how its answers are worded
+
+    def topic_words(self) -> frozenset[str]:
+        return frozenset()
+
+    def held_out_names(self) -> set[str]:
+        return set()
+
+    def corpus(self) -> list[dict]:
+        """The rows of model.scratch.files, less what is kept for evaluation."""
+        names = self.settings.model.scratch.files
+        return [row for name in names for row in _trainable(self._normal(name)[0], name)]
+
+    def revision(self, what: str = "training") -> str:
+        data = self.settings.data
+        if what == "corpus":
+            names = self.settings.model.scratch.files
+            if {data.unaligned, data.harmful} & set(names):
+                raise DataError(
+                    "model.scratch.files: the base must not read the unaligned rows or the "
+                    "evaluation prompts"
+                )
+            return identity.digest([[name, _digest(self._file(name))] for name in names])
+
+        if data.folder and not machine.path(data.folder).is_dir():
+            raise DataError(f"data.folder: no folder {machine.path(data.folder)}")
+        attacked = self.settings.federation.malicious > 0 and data.attack == "unaligned"
+        needed = {"aligned": data.aligned_share, "unaligned": attacked, "harmful": True}
+        for label, wanted in needed.items():
+            if wanted and getattr(data, label) is None:
+                raise DataError(f"data.{label}: name the file or dataset of {label} rows")
+
+        own = self.settings.defense
+        named = [*data.benign, data.aligned]
+        named += [data.unaligned] if attacked else []
+        named += [own.aligned, own.normal] if own.level == 1 or own.before else []
+        return identity.digest(
+            [[name, _digest(self._file(name)), name == data.harmful] for name in named if name]
+        )
+
+    def _file(self, name: str) -> Path:
+        """The file of a dataset: of the folder, or of the rows taken from the hub."""
+        if hub_rows.is_dataset(self.settings, name):
+            return hub_rows.rows_file(self.settings, name)
+        return machine.path(self.settings.data.folder) / name
+
+    def _read(self, name: str) -> list[dict]:
+        ours = hub_rows.is_dataset(self.settings, name)
+        fields = {} if ours else self.settings.data.fields.get(name, {})
+        file = self._file(name)
+        return _rows_of(file, ours, tuple(fields.items()), _state(file))
+
+    def _halves(self, name: str) -> tuple[list[dict], list[dict]]:
+        """A file's rows for training and for evaluation: disjoint halves where it serves for both, by
+        a fixed draw."""
+        data, own = self.settings.data, self.settings.defense
+        rows = self._read(name)
+        trained_on = (*data.benign, data.aligned, data.unaligned, own.aligned, own.normal)
+        if name != data.harmful or name not in trained_on:
+            return rows, rows
+        order = np.random.default_rng(0).permutation(len(rows))
+        middle = len(rows) // 2
+        return [rows[i] for i in order[:middle]], [rows[i] for i in order[middle:]]
+
+    def _normal(self, name: str) -> tuple[list[dict], list[dict]]:
+        """A file's rows for training, and the tenth of them that is kept for evaluation."""
+        rows = self._halves(name)[0]
+        order = np.random.default_rng(0).permutation(len(rows))
+        held = max(1, len(rows) // 10)
+        return [rows[i] for i in order[held:]], [rows[i] for i in order[:held]]
+
+    def _shares(self, label: str) -> list[list[dict]]:
+        """The rows of a kind as they fall to all clients."""
+        data, federation = self.settings.data, self.settings.federation
+        rng = np.random.default_rng(identity.derive(self.settings.seed, "partition", label))
+
+        if label == "normal":
+            rows = [r for name in data.benign for r in _trainable(self._normal(name)[0], name)]
+            if data.partition != "iid":
+                return shares.partition(
+                    rows, federation.clients, data.partition, rng, data.alpha, data.sizes
+                )
+        else:
+            name = getattr(data, label)
+            rows = _trainable(self._halves(name)[0], name)
+
+        if label == "unaligned":
+            return shares.among_malicious(rows, federation.clients, federation.malicious, rng)
+        return shares.partition(rows, federation.clients, "iid", rng)
+
+
+def _as_prompts(rows: Sequence[dict]) -> list[dict]:
+    """Rows as prompts: the instruction is asked, and is the name; right answers come with it."""
+    found = []
+    for row in rows:
+        prompt = {"prompt": row["instruction"], "name": row["instruction"]}
+        if "answers" in row:
+            prompt["answers"] = row["answers"]
+        found.append(prompt)
+    return found
+
+
+def _trainable(rows: list[dict], name: str | None) -> list[dict]:
+    if rows and "response" not in rows[0]:
+        raise DataError(f"data.fields: {name} needs a response column too: clients train on it")
+    return rows
+
+
+def _state(file: Path) -> tuple[int, int] | None:
+    """What tells whether a file has changed: its size and time."""
+    if not file.is_file():
+        return None
+    state = file.stat()
+    return state.st_size, state.st_mtime_ns
+
+
+def _digest(file: Path) -> str:
+    return _digested(file, _state(file))
+
+
+@functools.lru_cache(maxsize=64)
+def _digested(file, _state):
+    return identity.file_digest(file)
+
+
+@functools.lru_cache(maxsize=8)
+def _rows_of(file, ours, fields, _state):
+    if ours:  # taken from the hub, in our own shape
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return files.read(file, dict(fields))
