@@ -1,49 +1,52 @@
 """What all tests share: an empty run store, runs made in this process, one thread, tiny settings."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
-from fedlib.lab import loaded
-from fedlib.models import adapter
+from fedlib.lab.loaded import load_base
+from fedlib.models.adapter import attach_lora
 from fedlib.settings import presets
+from fedlib.settings.schema import Settings
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The file that takes longest goes first, so that no core waits for it at the end."""
     items.sort(key=lambda item: item.path.stem != "test_notebooks")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread():
+def _one_thread() -> None:
     torch.set_num_threads(1)  # results must not depend on the machine's cores
 
 
 @pytest.fixture(autouse=True)
-def store(tmp_path, monkeypatch):
-    """The outputs folder of this test alone, so that no test reads or spoils a person's runs."""
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The outputs folder of this test only, so that no test reads or spoils a person's runs."""
     folder = tmp_path / "outputs"
     monkeypatch.setenv("FEDLIB_OUTPUTS", str(folder))
-    monkeypatch.setenv(
-        "FEDLIB_JOBS", "0"
-    )  # in this process, where monkeypatch and breakpoints work
+    # Runs are made in this process, where monkeypatch and breakpoints work.
+    monkeypatch.setenv("FEDLIB_JOBS", "0")
     return folder
 
 
-def smoke_settings(**changes):
-    return presets.load("smoke", data={"benign": ["lmsys-like"], "unaligned_share": 0.5}).replace(
-        **changes
-    )
+def smoke_settings(**changes: Any) -> Settings:
+    """Preset smoke on one dataset, with changes to groups of settings (model={...}, ...)."""
+    data = {"benign": ["lmsys-like"], "unaligned_share": 0.5}
+    return presets.load("smoke", data=data).replace(**changes)
 
 
 @pytest.fixture
-def smoke():
+def smoke() -> Settings:
     """Preset smoke on one dataset, on the CPU: the smallest run that takes every path."""
     return smoke_settings(model={"device": "cpu"})
 
 
 @pytest.fixture(scope="module")
-def loaded():
-    """(the world's base with a fresh LoRA adapter, its tokenizer); a module shares them."""
+def loaded() -> tuple[Any, Any]:
+    """(the world's base with a fresh LoRA adapter, its tokenizer); the tests of a module share them."""
     settings = smoke_settings(model={"device": "cpu"})
-    base, tokenizer = loaded.load_base(settings)
-    return adapter.attach_lora(base, settings.model, settings.seed), tokenizer
+    base, tokenizer = load_base(settings)
+    return attach_lora(base, settings.model, settings.seed), tokenizer
