@@ -1,0 +1,124 @@
+"""`fedlib reproduce`: a failed notebook stops no other, an interrupt stops all, paths mean the same.
+
+The page of the real notebooks is checked in tests/test_notebooks.py, which executes them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fedlib.commands import reproduce
+from fedlib.settings import machine, presets
+
+NOTEBOOKS = sorted(reproduce.NOTEBOOKS.glob("*.ipynb"))
+
+
+def read(file):
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def parameters(notebook):
+    return [c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])]
+
+
+# ---- a failure stays alone
+
+MAIN = """
+import sys
+from pathlib import Path
+from fedlib import reproduce
+reproduce.NOTEBOOKS = Path(__file__).parent / "notebooks"  # here, so that the spawned workers see it too
+if __name__ == "__main__":
+    sys.exit(reproduce.reproduce("smoke", jobs=2))
+"""
+
+
+def notebook(source):
+    """The first notebook's frame around one cell."""
+    made = read(NOTEBOOKS[0])
+    cell = parameters(made)[0] | {"source": source, "metadata": {}, "id": "only"}
+    return json.dumps(made | {"cells": [made["cells"][0], parameters(made)[0], cell]})
+
+
+def lay(folder, sources):
+    """Notebooks of one cell each in a folder, and main.py, which reproduces them."""
+    (folder / "notebooks").mkdir()
+    for name, source in sources.items():
+        (folder / "notebooks" / f"{name}.ipynb").write_text(notebook(source), encoding="utf-8")
+    (folder / "main.py").write_text(MAIN, encoding="utf-8")
+
+
+def test_an_interrupt_stops_all_notebooks(tmp_path, store):
+    """Also those that had not begun: three, two at a time."""
+    lay(
+        tmp_path,
+        {
+            f"1{i}_slow": f"open('{tmp_path}/begun{i}', 'w'); import time; time.sleep(100)"
+            for i in range(3)
+        },
+    )
+    call = subprocess.Popen(
+        [sys.executable, "main.py"],
+        cwd=tmp_path,
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # ignored by background jobs
+    while len(list(tmp_path.glob("begun*"))) < 2 and call.poll() is None:
+        time.sleep(0.1)
+    os.killpg(call.pid, signal.SIGINT)
+    assert call.wait(60) != 0 and not (tmp_path / "begun2").exists()
+
+
+def test_a_failed_notebook_does_not_stop_the_others(tmp_path, store):
+    lay(
+        tmp_path,
+        {"10_bad": "raise ValueError('this one fails')", "11_good": "print(preset, 6 * 7)"},
+    )
+    done = subprocess.run([sys.executable, "main.py"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert re.search(r"10_bad .* failed in cell \d+: ValueError: this one fails", done.stdout)
+    assert re.search(r"11_good .* done", done.stdout) and "1 of 2 notebooks done" in done.stdout
+    page = (store / "smoke" / "index.html").read_text(encoding="utf-8")
+    assert "smoke 42" in page and "this one fails" in page
+    good = store / "smoke" / "executed" / "11_good.ipynb"
+    made = read(good)
+    made["metadata"]["papermill"]["end_time"] = None  # killed in the middle
+    good.write_text(json.dumps(made), encoding="utf-8")
+    page = reproduce._page(presets.load("smoke"), good.parent, ["10_bad", "11_good"]).read_text(
+        encoding="utf-8"
+    )
+    assert [state for state in re.findall(r"<small>\(executed [^,)]*(.*?)\)</small>", page)] == [
+        ", failed",
+        ", unfinished",
+    ]
+
+
+@pytest.mark.parametrize("preset, outputs", [("own.yaml", None), ("smoke", "here")])
+def test_a_relative_path_means_the_same_to_the_kernels(tmp_path, monkeypatch, preset, outputs):
+    """They run in notebooks/, reproduce is called elsewhere: own.yaml and the outputs folder lie there."""
+    (tmp_path / "own.yaml").write_text(
+        "preset: smoke\nevaluation: {harmful: 4}\n", encoding="utf-8"
+    )
+    wanted, seen = None, []
+
+    def wave(pool, names, given, executed, *_):
+        nonlocal wanted
+        wanted = (executed.resolve().parent, presets.load(preset).evaluation)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(reproduce.NOTEBOOKS)
+            settings = presets.load(given)
+            seen.append((machine.outputs().resolve() / settings.preset, settings.evaluation))
+
+    monkeypatch.setattr(reproduce, "_wave", wave)
+    monkeypatch.chdir(tmp_path)
+    if outputs:
+        monkeypatch.setenv("FEDLIB_OUTPUTS", outputs)
+    reproduce.reproduce(preset, only="90")
+    assert seen == [wanted]
