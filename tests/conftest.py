@@ -1,4 +1,4 @@
-"""What all tests share: an empty run store, runs made in this process, one thread, tiny settings."""
+"""What all tests share: an empty run store, runs in this process, one thread, tiny settings."""
 
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def smoke() -> Settings:
 
 @pytest.fixture(scope="module")
 def loaded() -> tuple[Any, Any]:
-    """(the world's base with a fresh LoRA adapter, its tokenizer); the tests of a module share them."""
+    """(the world's base with a fresh LoRA adapter, its tokenizer), shared by a module's tests."""
     settings = smoke_settings(model={"device": "cpu"})
     base, tokenizer = load_base(settings)
     return attach_lora(base, settings.model, settings.seed), tokenizer
