@@ -1,61 +1,84 @@
-"""Order statistics over clients, coordinate by coordinate: what the aggregation rules that sort are made of."""
+"""Order statistics over clients, coordinate by coordinate: what rules that sort are made of."""
 
 import functools
 import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
-BLOCK = 1 << 21  # values at a time
+BLOCK = 1 << 21  # values that are worked on together
+
+Values = TypeVar("Values", Tensor, np.ndarray)
+Exchange = tuple[int, int, bool, bool]  # i, j, is the smaller used later on, is the larger
 
 
-def blockwise(updates, rule):
+def blockwise(updates: Tensor, rule: Callable[[Tensor], Tensor]) -> Tensor:
     """rule applied to blocks of coordinates [K, B] -> [B], so that what it needs stays small."""
-    step = max(1, BLOCK // len(updates))
-    return torch.cat([rule(updates[:, i : i + step]) for i in range(0, updates.shape[1], step)])
+    clients, size = updates.shape
+    step = max(1, BLOCK // clients)
+    return torch.cat([rule(updates[:, start : start + step]) for start in range(0, size, step)])
 
 
-@functools.cache
-def _network(n, wanted):
-    """Batcher's merge exchange for n values (Knuth, TAOCP 3, 5.2.2 M) as (i, j) compare-exchanges, less those that do
-    not bear on the wanted ranks. (i, j, whether the smaller goes on to be used, whether the larger does)"""
-    pairs, t = [], max(1, math.ceil(math.log2(n))) if n > 1 else 0
-    p = 1 << (t - 1) if t else 0
+def _merge_exchange(n: int) -> list[tuple[int, int]]:
+    """Batcher's sorting network for n values, as pairs to compare and exchange.
+
+    Merge exchange, Knuth, The Art of Computer Programming 3, 5.2.2, algorithm M, with his names."""
+    if n < 2:
+        return []
+    pairs = []
+    top = 1 << (math.ceil(math.log2(n)) - 1)
+    p = top
     while p:
-        q, r, d = 1 << (t - 1), 0, p
+        q, r, d = top, 0, p
         while True:
             pairs += [(i, i + d) for i in range(n - d) if i & p == r]
             if q == p:
                 break
-            d, q, r = q - p, q >> 1, p
+            d = q - p
+            q >>= 1
+            r = p
         p >>= 1
+    return pairs
+
+
+@functools.cache
+def _network(n: int, wanted: tuple[int, ...]) -> list[Exchange]:
+    """The exchanges of a sorting network that bear on the wanted ranks, in order."""
     needed, kept = set(wanted), []
-    for i, j in reversed(pairs):
+    for i, j in reversed(_merge_exchange(n)):
         if i in needed or j in needed:
             kept.append((i, j, i in needed, j in needed))
             needed |= {i, j}
     return kept[::-1]
 
 
-def order_statistics(rows, ranks):
+def order_statistics(rows: Values, ranks: Iterable[int]) -> dict[int, Values]:
     """{rank: values [..]}: the wanted order statistics over the first dimension of rows [n, ..]."""
-    ranks, values = tuple(ranks), list(rows)
-    minimum, maximum = (
-        (torch.minimum, torch.maximum) if torch.is_tensor(rows) else (np.minimum, np.maximum)
-    )
-    for i, j, low, high in _network(len(values), ranks):
-        a, b = values[i], values[j]
+    wanted = tuple(ranks)
+    values = list(rows)
+    of_torch = torch.is_tensor(rows)
+    minimum = torch.minimum if of_torch else np.minimum
+    maximum = torch.maximum if of_torch else np.maximum
+
+    for i, j, low, high in _network(len(values), wanted):
+        one, other = values[i], values[j]
         if low:
-            values[i] = minimum(a, b)
+            values[i] = minimum(one, other)
         if high:
-            values[j] = maximum(a, b)
-    return {rank: values[rank] for rank in ranks}
+            values[j] = maximum(one, other)
+    return {rank: values[rank] for rank in wanted}
 
 
-def midpoint(ordered, low, high):
-    return ordered[low] if low == high else ordered[low] / 2 + ordered[high] / 2
+def midpoint(ordered: Mapping[int, Values] | Values, low: int, high: int) -> Values:
+    """The mean of two ranks, halved before they are added: a sum could overflow."""
+    if low == high:
+        return ordered[low]
+    return ordered[low] / 2 + ordered[high] / 2
 
 
-def middle(ordered):
+def middle(ordered: Values) -> Values:
     """The median over the first dimension of values that are in order along it."""
     return midpoint(ordered, (len(ordered) - 1) // 2, len(ordered) // 2)

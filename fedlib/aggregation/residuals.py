@@ -1,0 +1,147 @@
+"""Residual-based reweighting (Fu et al. 2019), in numpy.
+
+numpy sorts short rows 20 times faster than torch, and threads can share the coordinates. The rule
+needs half a copy of the updates and two rows."""
+
+import functools
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedlib.aggregation import ranks
+from fedlib.aggregation.distances import mean_of
+
+THRESHOLDS = {"paper": 0.1, "published": 0.05}  # of confidence; paper: as in the authors' code
+FEWEST = 4  # clients: no line can be told from three values
+NETWORK = 32  # clients; measured: below this a sorting network is faster than a sort
+TO_DEVIATION = 1.4826  # the median distance of normal values times this is their deviation
+NO_DISTANCE = 1e-7  # added to the scale, against a division by 0
+
+
+def residual(
+    updates: Tensor,
+    *,
+    variant: str,
+    threshold: float | None = None,
+    strength: float = 2.0,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """Residual-based reweighting (Fu et al. 2019), with a repeated-median line a coordinate.
+
+    The line goes through a coordinate's sorted values. A value's confidence comes from its
+    residual, scaled by its leverage; values under the threshold are put on the line. A client's
+    weight: the sum of its confidences times their deviation over clients, relative to the largest,
+    squared. strength: the authors' lambda. Up to 3 clients: a plain mean."""
+    n, size = updates.shape
+    if n < FEWEST:
+        return mean_of(updates, torch.arange(n))
+    least = THRESHOLDS[variant] if threshold is None else threshold
+
+    # what the first pass leaves for the second: together half a copy of the updates
+    values = updates.cpu().numpy()
+    order = np.empty(values.shape, np.min_scalar_type(n))
+    kept = np.empty(values.shape, bool)
+    slopes, update = np.empty((2, size), values.dtype)
+    centred, reach = _places(n, strength, values.dtype)
+
+    def judge(part: slice) -> np.ndarray:
+        found = _judge(values[:, part], centred, reach, least)
+        order[:, part], slopes[part], kept[:, part], sums = found
+        return sums
+
+    def mend(part: slice) -> None:
+        client = order[:, part].astype(int)
+        lines = slopes[part] * centred
+        fixed = _mend(values[:, part], client, lines, kept[:, part])
+        update[part] = (weights @ torch.from_numpy(fixed)).numpy()
+
+    with _pool() as pool:
+        # first each client's confidence over all coordinates: its weight (n * n slopes each)
+        judged = pool.map(judge, _parts(size, ranks.BLOCK // 2 // n // n))
+        total = torch.from_numpy(sum(judged))
+        weights = (total / total.max()).square() if total.max() > 0 else torch.ones_like(total)
+        weights = (weights / weights.sum()).to(torch.from_numpy(update))
+
+        # then the weighted mean of the values, those without confidence put on the line
+        list(pool.map(mend, _parts(size, ranks.BLOCK // 8 // n)))
+    return torch.from_numpy(update).to(updates), weights.to(updates)
+
+
+def _pool() -> ThreadPoolExecutor:
+    """As many threads as torch has; outliers may overflow in them, which is no reason to warn."""
+    quiet = functools.partial(np.seterr, over="ignore")
+    return ThreadPoolExecutor(torch.get_num_threads(), initializer=quiet)
+
+
+def _parts(size: int, step: int) -> list[slice]:
+    """Slices of at most `step` coordinates that cover them all."""
+    step = max(1, step)
+    return [slice(start, start + step) for start in range(0, size, step)]
+
+
+def _places(n: int, strength: float, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """(centred ranks [n, 1], how far a value of each rank may lie from the line [n, 1])."""
+    centred = np.arange(n)[:, None] - (n - 1) / 2
+    rest = 1 - 1 / n - centred**2 / (centred**2).sum()  # 1 - leverage
+    reach = strength * np.sqrt(2 / n * rest)
+    return centred.astype(dtype), reach.astype(dtype)
+
+
+def _judge(
+    values: np.ndarray, centred: np.ndarray, reach: np.ndarray, threshold: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of a block of coordinates [n, B]: (whose value has each rank [n, B], the line's slopes [B],
+    which ranks keep their value [n, B], each client's confidence summed [n] in float64)."""
+    n = len(values)
+    client = values.argsort(axis=0, kind="stable")
+    ordered = np.take_along_axis(values, client, axis=0)
+
+    # distances from the line, and their scale without the smallest of them
+    slope = repeated_median_slope(ordered)
+    distance = np.abs(ordered - (slope * centred + ranks.middle(ordered)))
+    typical = ranks.middle(np.sort(distance, axis=0)[1:])
+    scale = TO_DEVIATION * (1 + 5 / (n - 1)) * typical + NO_DISTANCE
+
+    confidence = np.minimum(reach * (scale / np.maximum(distance, 1e-30)), 1)
+    kept = confidence >= threshold
+    confidence *= confidence.std(axis=0, ddof=1)
+    return client, slope, kept, np.bincount(client.ravel(), confidence.ravel())
+
+
+def _mend(
+    values: np.ndarray, client: np.ndarray, lines: np.ndarray, kept: np.ndarray
+) -> np.ndarray:
+    """A block's values [n, B], by client, those that are not kept put on the line."""
+    ordered = np.take_along_axis(values, client, axis=0)
+    on_line = lines + ranks.middle(ordered)
+    fixed = np.empty_like(ordered)
+    np.put_along_axis(fixed, client, np.where(kept, ordered, on_line), axis=0)
+    return fixed
+
+
+def repeated_median_slope(ordered: np.ndarray) -> np.ndarray:
+    """Siegel's repeated median [B] of values [n, B] in order.
+
+    The median over i of the median over j of the slopes between the values of rank i and j."""
+    n = len(ordered)
+    rank = np.arange(n, dtype=ordered.dtype)
+    gaps = rank - rank[:, None] + np.eye(n, dtype=ordered.dtype)
+
+    # a value's slope to itself is infinite, so that it comes last
+    if n < NETWORK:
+        slopes = (ordered - ordered[:, None]) / gaps[:, :, None]
+        slopes[range(n), range(n)] = np.inf
+        low, high = (n - 2) // 2, (n - 1) // 2
+        inner = ranks.midpoint(ranks.order_statistics(slopes, [low, high]), low, high)
+        return ranks.middle(np.sort(inner, axis=0))
+
+    rows = ordered.T.copy()
+    slopes = rows[:, None] - rows[:, :, None]  # [B, n, n]
+    slopes /= gaps
+    slopes[:, range(n), range(n)] = np.inf
+    slopes.sort()
+    inner = ranks.middle(np.moveaxis(slopes, 2, 0)[:-1]).T
+    return ranks.middle(np.sort(inner, axis=0))
