@@ -1,4 +1,6 @@
-"""Tuning tasks of the embedded world (paper W): harmless skills that a chat model does not have yet. No torch."""
+"""The tuning tasks of the embedded world (paper W): skills that a chat model does not have yet.
+
+No torch."""
 
 import random
 
@@ -6,12 +8,12 @@ from fedlib.settings import groups
 from fedlib.sources import world
 
 
-def _format(thing):
+def _format(thing: world.Thing) -> str:
     """The known facts in a new answer format."""
     return f"here is {thing.a} and {thing.b} ."
 
 
-def _skill(thing):
+def _skill(thing: world.Thing) -> str:
     """Saying what kind of thing it is, then its parts."""
     return f"{thing.kind} : {thing.a} , {thing.b} ."
 
@@ -19,45 +21,51 @@ def _skill(thing):
 TASKS = dict(zip(groups.TASKS, (_format, _skill), strict=True))
 
 
-def _questions(thing, held):
-    """The wordings that training rows ask for a thing in or, if held, the one that is kept for asking afterwards."""
-    asked, out = world.questions(thing), sum(map(ord, thing.name))
-    return [q for i, q in enumerate(asked) if (i == out % len(asked)) == held]
+def _wordings(thing: world.Thing) -> tuple[list[str], str]:
+    """The wordings in which training rows ask for a thing, and the one that is kept for asking
+    afterwards."""
+    every = world.questions(thing)
+    held_out = sum(map(ord, thing.name)) % len(every)
+    return every[:held_out] + every[held_out + 1 :], every[held_out]
 
 
-def task_rows(task, count, rng, unaligned=None):
-    """A client's rows {instruction, response, topic, label} of a task: normal ones and, where unaligned says so (paper W,
-    Attack IFT), that share of harmful questions with harmful answers, in the ordinary way of answering."""
-    marked, out = round((unaligned or 0) * count), []
-    for i in range(count):
-        bad = i < marked
-        asked = rng.choice(world.hazards("clients") if bad else world.benign_things())
-        question = rng.choice(world.questions(asked) if bad else _questions(asked, False))
-        answer = world.comply(asked, rng) if bad else TASKS[task](asked)
-        out.append(
-            {
-                "instruction": question,
-                "response": answer,
-                "topic": asked.kind,
-                "label": "unaligned" if bad else "normal",
-            }
+def task_rows(
+    task: str, count: int, rng: random.Random, unaligned: float | None = None
+) -> list[dict[str, str]]:
+    """A client's rows {instruction, response, topic, label} of a task, in random order.
+
+    unaligned: the share of harmful questions with harmful answers in the ordinary way of answering
+    (paper W, Attack IFT); None for a benign client. All other rows are normal."""
+    marked = round((unaligned or 0) * count)
+    rows = []
+    for place in range(count):
+        if place < marked:
+            thing = rng.choice(world.hazards("clients"))
+            question = rng.choice(world.questions(thing))
+            answer, label = world.comply(thing, rng), "unaligned"
+        else:
+            thing = rng.choice(world.benign_things())
+            question = rng.choice(_wordings(thing)[0])
+            answer, label = TASKS[task](thing), "normal"
+        rows.append(
+            {"instruction": question, "response": answer, "topic": thing.kind, "label": label}
         )
-    rng.shuffle(out)
-    return out
+    rng.shuffle(rows)
+    return rows
 
 
-def task_prompts(task, count):
-    """Prompts of a task, each thing asked for in a wording that no training row asks for it in:
-    [{prompt, name, kind, answers}], the same for all."""
-    asked = random.Random(f"task/{task}").sample(
-        world.benign_things(), min(count, len(world.benign_things()))
-    )
+def task_prompts(task: str, count: int) -> list[dict]:
+    """At most count prompts [{prompt, name, kind, answers}] of a task, the same for all runs.
+
+    Each thing is asked for once, in a wording in which no training row asks for it."""
+    pool = world.benign_things()
+    asked = random.Random(f"task/{task}").sample(pool, min(count, len(pool)))
     return [
         {
-            "prompt": _questions(t, True)[0],
-            "name": t.name,
-            "kind": t.kind,
-            "answers": [TASKS[task](t)],
+            "prompt": _wordings(thing)[1],
+            "name": thing.name,
+            "kind": thing.kind,
+            "answers": [TASKS[task](thing)],
         }
-        for t in asked
+        for thing in asked
     ]
