@@ -7,7 +7,7 @@ import os
 from rich.console import Console
 from rich.table import Table
 
-from fedlib.lab import runs, store
+from fedlib.lab import store, workers
 from fedlib.models import checkpoints, hub, templates
 from fedlib.papers import grids
 from fedlib.settings import errors, machine, presets
@@ -165,7 +165,7 @@ def memory(settings, base):
     micro-batch of the longest rows, and its logits. Counted by hand from a Llama's layer, not measured: ten copies of the
     hidden state, three of the MLP's, a float32 copy of each adapted module's input."""
     shape, t, every = base["shape"], settings.training, _modules(base["shape"])
-    width = 2 if machine.dtype(settings) == "bfloat16" or settings.data.source == "hub" else 4
+    width = 2 if machine.dtype(settings.model) == "bfloat16" or settings.data.source == "hub" else 4
     tokens = t.batch_size // t.accumulation * settings.model.max_length
     kept = width * (10 * shape["hidden"] + 3 * shape["mlp"]) + sum(
         4 * every[m][0] for m in _adapted(settings) if m in every
@@ -239,7 +239,7 @@ def seconds(settings, found, rate, row):
 
 
 def _device(settings):
-    return "cuda" if settings.data.source == "hub" else machine.device(settings)
+    return "cuda" if settings.data.source == "hub" else machine.device(settings.model)
 
 
 def todo(settings, found):
@@ -261,7 +261,7 @@ def todo(settings, found):
         out.append("log in: hf auth login (or set HF_TOKEN); no token is here")
     if "md_judge" in settings.judges:
         try:
-            templates.guard(settings)
+            templates.guard(settings.evaluation.guard_template)
         except errors.SettingsError as error:
             out.append(str(error))
     if (
@@ -361,7 +361,7 @@ def _totals(settings, found, every, rate, row, needed):
 
 
 def _at_once(settings):
-    return max(1, runs.jobs(settings)) if _device(settings) == "cpu" else 1
+    return max(1, workers.jobs(settings)) if _device(settings) == "cpu" else 1
 
 
 def _here(settings, name):

@@ -12,17 +12,13 @@ Judging = Callable[[Sequence[dict], Sequence[str]], list]
 
 @dataclass(frozen=True)
 class Judge:
-    """One judge: judge(prompts, responses, **needs) -> a score for each response.
-
-    sets: the prompts whose responses it judges; percent: whether scores are 0 or 1, and their mean is
-    shown in percent; needs: what it takes beside prompts and responses; called: its score's name for
-    a set of prompts where that is another one."""
+    """One judge: judge(prompts, responses, **needs) -> a score for each response."""
 
     judge: Callable[..., list]
-    sets: tuple[str, ...]
-    percent: bool = False
-    needs: tuple[str, ...] = ()
-    called: tuple[tuple[str, str], ...] = ()
+    sets: tuple[str, ...]  # the prompts whose responses it judges
+    percent: bool = False  # whether scores are 0 or 1, and their mean is shown in percent
+    needs: tuple[str, ...] = ()  # what it takes in addition to prompts and responses
+    called: tuple[tuple[str, str], ...] = ()  # (set of prompts, its score's name there)
 
 
 JUDGES = {
@@ -53,10 +49,11 @@ def judges(
     holds_target: Callable[[str], bool],
     is_fluent: Callable[[str, str], bool],
 ) -> dict[str, Judging]:
-    """{name: f(prompts, responses) -> scores} of the judges asked for, for a set of prompts.
+    """{name: f(prompts, responses) -> scores} of the judges that a run asks for.
 
-    holds_target(response): whether it holds the backdoor's target; is_fluent(response, name): whether
-    it reads as the data's own answers do. `exact` is left out where a prompt has no right answer."""
+    what: the set of prompts, such as harmful or benign. holds_target(response): whether it holds
+    the backdoor's target. is_fluent(response, name): whether it reads like the data's answers.
+    `exact` is left out where a prompt has no right answer."""
     given = {"settings": settings, "holds_target": holds_target, "is_fluent": is_fluent}
     found: dict[str, Judging] = {}
     for name in settings.judges:
@@ -65,12 +62,13 @@ def judges(
             continue
         if name == "exact" and not all("answers" in prompt for prompt in prompts):
             continue
-        found[name] = functools.partial(one.judge, **{need: given[need] for need in one.needs})
+        needed = {need: given[need] for need in one.needs}
+        found[name] = functools.partial(one.judge, **needed)
     return found
 
 
 def summed(what: str, marks: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """{score: its mean} of the marks {judge: a score for each response} of a set of prompts."""
+    """{score: its mean} for a set of prompts; marks: {judge: the score of each response}."""
     found = {}
     for name, values in marks.items():
         one = JUDGES[name]

@@ -22,7 +22,7 @@ def load_base(settings: Settings) -> tuple[Any, Any]:
         source, commit = str(keys.base_folder(settings)), None
     else:
         source, commit = checkpoints.source(settings, "model.base")
-    return loading.load_causal(source, commit, machine.device(settings), machine.dtype(settings))
+    return loading.load_causal(source, commit, machine.device(settings.model), machine.dtype(settings.model))
 
 
 def load_run(settings: Settings, folder: Path, trainable: bool = False) -> tuple[Any, Any]:
@@ -31,7 +31,7 @@ def load_run(settings: Settings, folder: Path, trainable: bool = False) -> tuple
     return loading.attach_adapter(base, folder / "adapter", trainable), tokenizer
 
 
-def save_adapter(tuned: Any, settings: Settings, folder: Path) -> None:
+def save_run_adapter(tuned: Any, settings: Settings, folder: Path) -> None:
     """Write a run's adapter, which says which base it belongs to."""
     place = keys.base_folder(settings)
     if place is None:
@@ -39,4 +39,4 @@ def save_adapter(tuned: Any, settings: Settings, folder: Path) -> None:
     else:
         inside = place.is_relative_to(machine.ROOT)
         name, commit = str(place.relative_to(machine.ROOT) if inside else place), None
-    adapter.save_adapter(tuned, folder / "adapter", name, commit)
+    adapter.write_adapter(tuned, folder / "adapter", name, commit)

@@ -1,4 +1,4 @@
-"""The LoRA adapter: attached, as one flat vector, saved in PEFT's format."""
+"""The LoRA adapter: attached to a base, read and set as one vector, written in PEFT's format."""
 
 import functools
 import json
@@ -19,21 +19,24 @@ from fedlib.settings import identity
 from fedlib.settings.errors import SettingsError
 from fedlib.settings.groups import Model
 
-# Harmless: peft's own call; what is then set right; peft asks the hub for what is in the cache; peft
-# looks for the base at a relative path.
+# Four harmless warnings: peft itself makes that call; peft sets the option right; peft asks the hub
+# for what is in the cache; peft looks for the base at a relative path.
 warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
 warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
 warnings.filterwarnings("ignore", "Unable to fetch remote file", UserWarning)
 warnings.filterwarnings("ignore", "Could not find a config file", UserWarning)
-# Reminders of transformers would stand in the notebooks.
+# Progress bars and reminders of transformers would fill the notebooks.
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 
-SMALL = 32768  # numbers in a weight; above it the whole product costs more than it saves
+SMALL = 32768  # numbers in a weight; multiplying once is faster up to there, slower above
 
 
 def attach_lora(base: nn.Module, options: Model, seed: int) -> Any:
-    """A PeftModel with a fresh LoRA adapter (Hu et al. 2022), the same for every method of a seed."""
+    """A PeftModel: the base with a fresh LoRA adapter (Hu et al. 2022), which changes nothing yet.
+
+    The adapter depends on the seed only, and the caller's random state is left as it was.
+    SettingsError, with the base's linear modules, if model.lora_targets does not fit."""
     targets = None if options.lora_targets == "default" else options.lora_targets
     wanted = LoraConfig(
         r=options.lora_rank,
@@ -48,20 +51,28 @@ def attach_lora(base: nn.Module, options: Model, seed: int) -> Any:
         try:
             return multiply_once(get_peft_model(base, wanted))
         except ValueError as error:
-            every = base.named_modules()
-            known = {n.split(".")[-1] for n, part in every if isinstance(part, nn.Linear)}
+            known = ", ".join(_linear_names(base))
             raise SettingsError(
                 f"model.lora_targets: {options.lora_targets} does not fit this model; its linear "
-                f"modules: {', '.join(sorted(known))} ({str(error).splitlines()[0]})"
+                f"modules: {known} ({str(error).splitlines()[0]})"
             ) from None
 
 
-def multiply_once(tuned: Any) -> Any:
-    """The PeftModel with its SMALL adapted modules multiplying once, by W + scale B A.
+def _linear_names(base: nn.Module) -> list[str]:
+    """The last parts of the names of a model's linear modules, such as q_proj."""
+    found = set()
+    for name, part in base.named_modules():
+        if isinstance(part, nn.Linear):
+            found.add(name.split(".")[-1])
+    return sorted(found)
 
-    PEFT's three products and what comes with them take longer there than the arithmetic
-    (benchmarks/round.py). The same function but for rounding; with dropout, or an adapter in another
-    precision than the weight, a module stays PEFT's own."""
+
+def multiply_once(tuned: Any) -> Any:
+    """The PeftModel, whose SMALL adapted modules now multiply once, by W + scale B A.
+
+    PEFT makes three products, and calling them takes longer there than the arithmetic
+    (benchmarks/round.py). The result is the same except for rounding. A module with dropout, or
+    with an adapter in another precision than its weight, is left as PEFT made it."""
     for part in tuned.modules():
         if type(part) is not lora.Linear or type(part.base_layer) is not nn.Linear:
             continue
@@ -74,6 +85,7 @@ def multiply_once(tuned: Any) -> Any:
 
 
 def _once(part: Any, x: Tensor) -> Tensor:
+    """The forward pass of an adapted linear module, x [..., in] -> [..., out]."""
     if part.merged or part.disable_adapters:
         return lora.Linear.forward(part, x)
     a, b = part.lora_A["default"].weight, part.lora_B["default"].weight
@@ -83,7 +95,8 @@ def _once(part: Any, x: Tensor) -> Tensor:
 
 def parameters(tuned: nn.Module) -> list[nn.Parameter]:
     """The adapter's parameters in the vector's fixed order: by name."""
-    return [p for _, p in sorted(tuned.named_parameters()) if p.requires_grad]
+    by_name = sorted(tuned.named_parameters())
+    return [parameter for _, parameter in by_name if parameter.requires_grad]
 
 
 def get_vector(tuned: nn.Module) -> Tensor:
@@ -95,7 +108,7 @@ def get_vector(tuned: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def set_vector(tuned: nn.Module, vector: Tensor) -> None:
-    """Write a vector [D] into the adapter; ValueError if its length is not the adapter's."""
+    """Write a vector [D] into the adapter; ValueError if the adapter is of another length."""
     parts = parameters(tuned)
     sizes = [part.numel() for part in parts]
     if vector.shape != (sum(sizes),):
@@ -106,10 +119,10 @@ def set_vector(tuned: nn.Module, vector: Tensor) -> None:
         part.copy_(piece.view_as(part))
 
 
-def save_adapter(tuned: Any, folder: Path, base: str, commit: str | None) -> None:
+def write_adapter(tuned: Any, folder: Path, base: str, commit: str | None) -> None:
     """Write the adapter in PEFT's format, byte for byte reproducible (PEFT's own writer is not).
 
-    base, commit: what the adapter's config says it belongs to."""
+    base (folder or name on the hub), commit: what the adapter's config says it belongs to."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {
         name: value.detach().float().cpu().contiguous()
@@ -125,7 +138,10 @@ def save_adapter(tuned: Any, folder: Path, base: str, commit: str | None) -> Non
 
 
 def read_alignment(file: Path) -> dict[str, Tensor]:
-    """{module: V [out, in]}: what alignment added to each weight of a base, from its LoRA factors."""
+    """{module: V [out, in]}: what alignment added to each weight of a base.
+
+    file: the LoRA factors A and B of that training, with their scale in its metadata. V is
+    scale B A."""
     with safe_open(file, "pt") as stored:
         scale = float(stored.metadata()["scale"])
         names = list(stored.keys())

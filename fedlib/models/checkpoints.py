@@ -1,137 +1,163 @@
-"""Where the models that settings name lie, and what identifies them: world models, folders, the hub. No torch."""
+"""Where the models that settings name lie, and what identifies their content. No torch.
+
+A model is named by a field such as model.base: a world model (world:NAME), a folder, or
+OWNER/NAME[@COMMIT] on the hub.
+"""
 
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 from fedlib.models import hub, templates
-from fedlib.settings import errors, identity, machine
+from fedlib.settings import identity, machine
+from fedlib.settings.errors import SettingsError, nearest
+from fedlib.settings.schema import Settings
 
 WORLD_MODELS = Path(__file__).parents[1] / "world_models"
+# Names that a field may also hold, which mean no checkpoint; only error lines show them here.
+OTHER_NAMES = {"model.base": ["scratch"], "evaluation.grader": ["rubric"]}
+# How the names of architectures in config.json end, and what such a model is.
+ARCHITECTURES = {
+    "ForSequenceClassification": "classifier",
+    "ForCausalLM": "causal",
+    "LMHeadModel": "causal",
+}
 
 
-def wanted(settings, field):
-    """The name that a field such as model.base gives."""
+def wanted(settings: Settings, field: str) -> str:
+    """The name that a field such as model.base holds."""
     group, name = field.split(".")
     return getattr(getattr(settings, group), name)
 
 
-def folder(settings, field):
-    """The folder of the model that a field such as model.base names: a world model, a folder; None for one on the hub."""
+def folder(settings: Settings, field: str) -> Path | None:
+    """The folder of the model that a field such as model.base names; None if it is on the hub.
+
+    SettingsError, with the nearest known name, if it is no world model, folder or hub name."""
     name = wanted(settings, field)
-    known = sorted(f"world:{p.name}" for p in WORLD_MODELS.iterdir() if p.is_dir())
+    known = sorted(f"world:{place.name}" for place in WORLD_MODELS.iterdir() if place.is_dir())
     if name.startswith("world:"):
         if name not in known:
-            raise errors.SettingsError(f"{field}: no model {name!r}{errors.nearest(name, known)}")
+            raise SettingsError(f"{field}: no model {name!r}{nearest(name, known)}")
         return WORLD_MODELS / name.removeprefix("world:")
+
     place = machine.path(name)
     if place.is_dir():
         return place
+
+    # It is no folder here. A name on the hub holds one slash; say what else was meant.
     if name.startswith((".", "/", "~")):
-        raise errors.SettingsError(f"{field}: no folder {place}")
-    if name.partition("@")[0].count("/") != 1:  # nor can it be a hub name
-        known += {"model.base": ["scratch"], "evaluation.grader": ["rubric"]}.get(field, [])
-        raise errors.SettingsError(f"{field}: no model {name!r}{errors.nearest(name, known)}")
+        raise SettingsError(f"{field}: no folder {place}")
+    if name.partition("@")[0].count("/") != 1:
+        known += OTHER_NAMES.get(field, [])
+        raise SettingsError(f"{field}: no model {name!r}{nearest(name, known)}")
     return None
 
 
-def source(settings, field):
-    """What from_pretrained takes for the model that a field names: (folder or name on the hub, commit or None)."""
+def source(settings: Settings, field: str) -> tuple[str, str | None]:
+    """(folder or name on the hub, commit or None) of a field's model, for from_pretrained."""
     place = folder(settings, field)
-    return (
-        (str(place), None)
-        if place
-        else (hub.parts(wanted(settings, field))[0], hub.commit(wanted(settings, field)))
-    )
+    if place is not None:
+        return str(place), None
+    name = wanted(settings, field)
+    return hub.parts(name)[0], hub.commit(name)
 
 
-def revision(settings, field):
-    """What identifies a model's content: a digest of its folder, or its name on the hub and commit. SettingsError if a
-    folder holds no safetensors."""
+def revision(settings: Settings, field: str) -> str | list:
+    """What identifies a model's content: a digest of its folder, or [name on the hub, commit].
+
+    SettingsError if a folder holds no safetensors."""
     place = folder(settings, field)
     if place is None:
         return list(source(settings, field))
     if not any(place.glob("*.safetensors")):
-        raise errors.SettingsError(
+        raise SettingsError(
             f"{field}: {place} holds no weights as .safetensors, and others are not loaded"
         )
-    return _digest(
-        place,
-        tuple((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(place.iterdir())),
-    )
+
+    # Reading gigabytes takes a while: the digest is kept until a file's size or time changes.
+    state = []
+    for file in sorted(place.iterdir()):
+        found = file.stat()
+        state.append((file.name, found.st_size, found.st_mtime_ns))
+    return _digest(place, tuple(state))
 
 
 @functools.lru_cache(maxsize=8)
-def _digest(place, _state):
-    return identity.digest(
-        [[p.name, identity.file_digest(p)] for p in sorted(place.iterdir()) if p.is_file()]
-    )
+def _digest(place: Path, _state: tuple) -> str:
+    files = [file for file in sorted(place.iterdir()) if file.is_file()]
+    return identity.digest([[file.name, identity.file_digest(file)] for file in files])
 
 
-def read_config(settings, field):
+def read_config(settings: Settings, field: str) -> dict[str, Any]:
     """The config.json of the model that a field names; SettingsError if it cannot be read."""
     place = folder(settings, field)
-    file = (
-        place / "config.json" if place else hub.model_file(wanted(settings, field), "config.json")
-    )
+    if place is None:
+        file = hub.model_file(wanted(settings, field), "config.json")
+    else:
+        file = place / "config.json"
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise errors.SettingsError(
-            f"{field}: {place} holds no config.json that can be read"
-        ) from None
+        raise SettingsError(f"{field}: {place} holds no config.json that can be read") from None
 
 
-def kind(settings, field):
-    """classifier (for sequences) or causal: what the model of a field is, by the architecture in its config.json."""
-    name = (read_config(settings, field).get("architectures") or [""])[0]
-    ending = {
-        "ForSequenceClassification": "classifier",
-        "ForCausalLM": "causal",
-        "LMHeadModel": "causal",
-    }
-    return next((kind_ for end, kind_ in ending.items() if name.endswith(end)), name)
+def kind(settings: Settings, field: str) -> str:
+    """What a field's model is by its config.json: classifier (of sequences) or causal (an LM).
+
+    For any other architecture the result is its name."""
+    names = read_config(settings, field).get("architectures") or [""]
+    for ending, found in ARCHITECTURES.items():
+        if names[0].endswith(ending):
+            return found
+    return names[0]
 
 
-def judge_revision(settings, field):
-    """What identifies a judge's model and how it is asked; SettingsError, before any work, if it cannot be that judge."""
-    found, place, wrong = (
-        kind(settings, field),
-        folder(settings, field) or wanted(settings, field),
-        None,
-    )
+def judge_revision(settings: Settings, field: str) -> str | list:
+    """What identifies a judge's model, and how it is asked where that can be chosen.
+
+    field: evaluation.guard or evaluation.reward. SettingsError, before any work, if the model
+    cannot be that judge."""
+    found = kind(settings, field)
     if field == "evaluation.guard" and found == "causal":
-        return [revision(settings, field), templates.guard(settings)]
-    labels = [
-        str(label).lower()
-        for label in (read_config(settings, field).get("id2label") or {}).values()
-    ]
-    if found != "classifier":
-        wrong = "is not a sequence classifier" + (
-            ", nor a causal LM" if field == "evaluation.guard" else ""
-        )
-    elif field == "evaluation.guard" and "safe" not in labels:
-        wrong = f"has no label called safe; its labels: {', '.join(labels)}"
-    elif field == "evaluation.reward" and len(labels) != 1:
-        wrong = f"must have one label, the reward; it has {len(labels)}"
+        return [revision(settings, field), templates.guard(settings.evaluation.guard_template)]
+
+    labels = read_config(settings, field).get("id2label") or {}
+    wrong = _misfit(field, found, [str(label).lower() for label in labels.values()])
     if wrong:
-        raise errors.SettingsError(f"{field}: {place} {wrong}")
+        place = folder(settings, field) or wanted(settings, field)
+        raise SettingsError(f"{field}: {place} {wrong}")
     return revision(settings, field)
 
 
-def at_endpoint(settings):
+def _misfit(field: str, found: str, labels: list[str]) -> str | None:
+    """Why a model of this kind with these labels cannot be the judge that a field asks for."""
+    if found != "classifier":
+        other = ", nor a causal LM" if field == "evaluation.guard" else ""
+        return f"is not a sequence classifier{other}"
+    if field == "evaluation.guard" and "safe" not in labels:
+        return f"has no label called safe; its labels: {', '.join(labels)}"
+    if field == "evaluation.reward" and len(labels) != 1:
+        return f"must have one label, the reward; it has {len(labels)}"
+    return None
+
+
+def at_endpoint(settings: Settings) -> bool:
     """Whether the grader of first turns is asked over HTTP."""
     return settings.evaluation.grader.startswith(("http://", "https://"))
 
 
-def grader_revision(settings):
-    """What identifies the grader of first turns and how it is asked; SettingsError if it cannot be one."""
-    e = settings.evaluation
+def grader_revision(settings: Settings) -> list:
+    """What identifies the grader of first turns and how it is asked.
+
+    SettingsError, before any work, if it cannot be a grader."""
+    options = settings.evaluation
     if at_endpoint(settings):
-        return [e.grader, e.grader_model, templates.grading()]
+        return [options.grader, options.grader_model, templates.grading()]
     if kind(settings, "evaluation.grader") != "causal":
-        raise errors.SettingsError(
-            f"evaluation.grader: {e.grader} is not a causal LM; known beside such: rubric, an "
+        raise SettingsError(
+            f"evaluation.grader: {options.grader} is not a causal LM; also known: rubric, an "
             "endpoint http(s)://HOST/v1"
         )
     return [revision(settings, "evaluation.grader"), templates.grading()]

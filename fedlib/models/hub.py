@@ -1,51 +1,62 @@
-"""TODO: what this room is for."""
+"""The Hugging Face hub: commits, small files, and its errors as one line each. No torch."""
 
 import contextlib
 import functools
-import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
-from fedlib.settings import errors
+from fedlib.settings.errors import DataError, SettingsError
+
+HEX_DIGITS = set("0123456789abcdef")
+# The hub and its clients raise these from packages that may not be installed: known by name.
+OUT_OF_REACH = ("ConnectError", "ConnectTimeout", "ReadTimeout")
 
 
-def parts(name):
+def parts(name: str) -> tuple[str, str | None]:
     """(OWNER/NAME, commit or None) of a model's name OWNER/NAME[@COMMIT]."""
-    bare, _, commit_ = name.partition("@")
-    return bare, commit_ or None
+    bare, _, revision = name.partition("@")
+    return bare, revision or None
 
 
-def commit(name, kind="model"):
-    """The 40 hex digits of the commit that a name OWNER/NAME[@REVISION] means now, asked for once a process, also where the
-    answer is an error; a whole commit needs no network."""
+def commit(name: str, kind: str = "model") -> str:
+    """The commit, 40 hex digits, that a name OWNER/NAME[@REVISION] means now.
+
+    kind: model or dataset. The hub is asked once a process, also where its answer is an error. A
+    name that holds a whole commit needs no network. DataError says what to do."""
     revision = parts(name)[1]
-    if revision and len(revision) == 40 and set(revision) <= set("0123456789abcdef"):
+    if revision and len(revision) == 40 and set(revision) <= HEX_DIGITS:
         return revision
     found, error = _commit(name, kind)
-    if error:
-        raise errors.DataError(error)
+    if found is None:
+        raise DataError(error)
     return found
 
 
 @functools.cache
-def _commit(name, kind):
+def _commit(name: str, kind: str) -> tuple[str | None, str]:
+    """(commit, "") or (None, the error's line), so that an error is kept as well."""
     try:
-        return _newest(name, kind), None
-    except errors.DataError as error:
+        return _newest(name, kind), ""
+    except DataError as error:
         return None, str(error)
 
 
-def _newest(name, kind):
+def _newest(name: str, kind: str) -> str:
     bare, revision = parts(name)
-    if kind == "model":  # falls back on what was fetched before
+    # Of a model, the file's folder is named by the commit; offline the file fetched before will do.
+    if kind == "model":
         return model_file(name, "config.json").parent.name
+
     from huggingface_hub import HfApi
 
     with explained(name, kind):
-        return HfApi().dataset_info(bare, revision=revision, timeout=20).sha
+        return str(HfApi().dataset_info(bare, revision=revision, timeout=20).sha)
 
 
-def model_file(name, file):
-    """The Path of a small file of a model on the hub, fetched once; the folder it lies in is named by the commit."""
+def model_file(name: str, file: str) -> Path:
+    """The local copy of a small file of a model on the hub, fetched once.
+
+    The folder in which it lies is named by the commit. DataError says what to do."""
     from huggingface_hub import hf_hub_download
 
     bare, revision = parts(name)
@@ -54,53 +65,67 @@ def model_file(name, file):
 
 
 @contextlib.contextmanager
-def explained(name, kind):
-    """The hub's exceptions as one line that says what to do."""
-    from huggingface_hub import errors
+def explained(name: str, kind: str) -> Iterator[None]:
+    """Turns the hub's exceptions into a DataError of one line that says what to do.
+
+    name: what was asked for; kind: model or dataset. Our own errors pass unchanged."""
     from huggingface_hub.utils import logging
 
-    bare = name.partition("@")[0].partition(":")[0]
-    page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{bare}"
-    logging.set_verbosity_error()  # a line for each of its tries would hide ours
+    # The hub's client writes a line for each try, and those would hide ours.
+    logging.set_verbosity_error()
     try:
         yield
-    except (errors.SettingsError, errors.DataError):
+    except (SettingsError, DataError):
         raise
     except Exception as error:
-        chain = list(itertools.takewhile(bool, _causes(error)))
-        if any(
-            isinstance(e, errors.GatedRepoError) or "is a gated dataset" in str(e) for e in chain
-        ):
-            text = (
-                f"gated: accept its terms at {page}, then log in: hf auth login (or set HF_TOKEN)"
-            )
-        elif any(isinstance(e, errors.RevisionNotFoundError) for e in chain):
-            text = f"no such commit; see {page}/commits/main"
-        elif any(
-            isinstance(e, errors.RepositoryNotFoundError)
-            or type(e).__name__ == "DatasetNotFoundError"
-            for e in chain
-        ):
-            text = f"not on the hub, or not for you: see {page}, or log in: hf auth login"
-        elif any(
-            isinstance(e, ConnectionError | TimeoutError | errors.LocalEntryNotFoundError)
-            or type(e).__name__ in ("ConnectError", "ConnectTimeout", "ReadTimeout")
-            for e in chain
-        ):
-            copy = (
-                "put a copy into data.folder"
-                if kind == "dataset"
-                else "name a folder that holds a copy"
-            )
-            loose = name.endswith("@main") or kind == "model" and "@" not in name
-            pin = ", or pin a commit that was fetched before: @COMMIT" if loose else ""
-            text = f"the hub is out of reach and it was not fetched before: go online once, or {copy}{pin}"
-        else:
-            text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise errors.DataError(f"{name.removesuffix('@main')}: {text}") from None
+        text = _advice(name, kind, error)
+        raise DataError(f"{name.removesuffix('@main')}: {text}") from None
 
 
-def _causes(error):
+def _advice(name: str, kind: str, error: Exception) -> str:
+    """What went wrong and what to do about it; the causes of an error count as well."""
+    from huggingface_hub import errors as of_hub
+
+    causes = list(_causes(error))
+    kinds = {type(cause).__name__ for cause in causes}
+    bare = name.partition("@")[0].partition(":")[0]
+    page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{bare}"
+
+    def caused_by(*classes: type[BaseException]) -> bool:
+        return any(isinstance(cause, classes) for cause in causes)
+
+    # A gated repository is also one "not found", so the order of these questions matters.
+    gated = any("is a gated dataset" in str(cause) for cause in causes)
+    if gated or caused_by(of_hub.GatedRepoError):
+        return f"gated: accept its terms at {page}, then log in: hf auth login (or set HF_TOKEN)"
+    if caused_by(of_hub.RevisionNotFoundError):
+        return f"no such commit; see {page}/commits/main"
+    if "DatasetNotFoundError" in kinds or caused_by(of_hub.RepositoryNotFoundError):
+        return f"not on the hub, or not for you: see {page}, or log in: hf auth login"
+    if kinds & set(OUT_OF_REACH) or caused_by(
+        ConnectionError, TimeoutError, of_hub.LocalEntryNotFoundError
+    ):
+        return _offline(name, kind)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _offline(name: str, kind: str) -> str:
+    """What to do where the hub is out of reach."""
+    copies = {
+        "dataset": "put a copy into data.folder",
+        "model": "name a folder that holds a copy",
+    }
+    # Without a commit in the name, the hub must be asked which one is the newest.
+    loose = name.endswith("@main") or (kind == "model" and "@" not in name)
+    pin = ", or pin a commit that was fetched before: @COMMIT" if loose else ""
+    return (
+        "the hub is out of reach and it was not fetched before: "
+        f"go online once, or {copies[kind]}{pin}"
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, the one that caused it, and so on."""
     while error:
         yield error
         error = error.__cause__ or error.__context__

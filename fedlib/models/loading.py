@@ -1,4 +1,4 @@
-"""Loading models: causal LMs, classifiers, adapters. Weights come from safetensors, never from pickles."""
+"""Loading models: causal LMs, classifiers, adapters. Weights come from safetensors only."""
 
 import functools
 import gc
@@ -24,7 +24,10 @@ Loaded = tuple[Any, Any]  # model and tokenizer
 
 
 def load_causal(source: str, commit: str | None, device: str, dtype: str) -> Loaded:
-    """(causal LM, tokenizer) of a folder or a hub name at a commit; never a checkpoint's own code."""
+    """(causal LM, tokenizer) of a folder, or of a name on the hub at a commit.
+
+    device: as torch names it; dtype: float32, bfloat16, .... Code in a checkpoint is never run.
+    DataError, in one line, if it cannot be loaded."""
     revision = commit or "main"
     with hub.explained(source, "model"):
         tokenizer = _tokenizer(source, revision)
@@ -36,8 +39,8 @@ def load_causal(source: str, commit: str | None, device: str, dtype: str) -> Loa
             device_map={"": device},  # whole: the loss runs its parts by hand
             revision=revision,
         )
-    # A checkpoint's own sampling habits would override ours; where a turn ends it knows better than
-    # its tokenizer does.
+    # A checkpoint's settings for sampling would override ours, so they go. Where a turn ends stays:
+    # its generation config knows that better than its tokenizer.
     ends = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
     model.generation_config = GenerationConfig(
@@ -54,23 +57,30 @@ def _tokenizer(source: str, revision: str) -> Any:
 
 
 def attach_adapter(base: Any, folder: Path, trainable: bool = False) -> Any:
-    """The base with the adapter of a folder; ValueError unless it fits to the last tensor."""
+    """The base with the adapter of a folder, in PEFT's format.
+
+    ValueError if a tensor is missing, left over or different afterwards; PEFT only warns."""
     tuned = PeftModel.from_pretrained(base, folder, is_trainable=trainable)
     tuned = adapter.multiply_once(tuned)
     on_disk = load_file(folder / "adapter_model.safetensors")
     now = get_peft_model_state_dict(tuned)
-    same = set(on_disk) == set(now)
-    if not same or any(not torch.equal(on_disk[k], now[k].float().cpu()) for k in on_disk):
+    same = set(on_disk) == set(now) and all(
+        torch.equal(value, now[name].float().cpu()) for name, value in on_disk.items()
+    )
+    if not same:
         raise ValueError(f"{folder} does not fit its base: tensors missing or different")
     return tuned.eval()
 
 
 def load_judge(settings: Settings, field: str) -> Loaded:
-    """(causal LM, tokenizer) that a field such as evaluation.guard names; kept for the process's next
-    call."""
+    """(causal LM, tokenizer) that a field such as evaluation.guard names.
+
+    Kept for the next call."""
     source, commit = checkpoints.source(settings, field)
     revision = str(checkpoints.revision(settings, field))
-    return _judge(source, commit, machine.device(settings), machine.dtype(settings), revision)
+    return _judge(
+        source, commit, machine.device(settings.model), machine.dtype(settings.model), revision
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -79,11 +89,14 @@ def _judge(source, commit, device, dtype, _revision):
 
 
 def load_classifier(settings: Settings, field: str) -> Loaded:
-    """(sequence classifier, tokenizer) that a field such as evaluation.guard names; kept for the
-    process's next call."""
+    """(sequence classifier, tokenizer) that a field such as evaluation.guard names.
+
+    Kept for the next call. SettingsError if the model cannot be that judge."""
     source, commit = checkpoints.source(settings, field)
     revision = str(checkpoints.judge_revision(settings, field))
-    return _classifier(source, commit, machine.device(settings), machine.dtype(settings), revision)
+    return _classifier(
+        source, commit, machine.device(settings.model), machine.dtype(settings.model), revision
+    )
 
 
 @functools.lru_cache(maxsize=2)
@@ -98,13 +111,13 @@ def _classifier(source, commit, device, dtype, _revision):
             revision=revision,
             trust_remote_code=False,
         )
-    # by the padding token the last real token of a row is found
+    # By the padding token the classifier finds the last real token of a row.
     classifier.config.pad_token_id = tokenizer.pad_token_id
     return classifier.to(device).eval(), tokenizer
 
 
 def release() -> None:
-    """Forget the judges that are kept for the next call, and give the GPU's memory back."""
+    """Forget the judges that are kept for the next call, and free the GPU's memory."""
     for kept in (_judge, _classifier):
         kept.cache_clear()
     gc.collect()
@@ -116,8 +129,8 @@ def encode_pairs(
 ) -> Any:
     """{input_ids, attention_mask[, token_type_ids]} [N, T] of prompts with their responses.
 
-    As turns of the classifier's own chat format, or, where it has none, as pairs of texts in its
-    tokenizer's way."""
+    They are two turns in the classifier's chat format, or, where its tokenizer has none, a pair of
+    texts as the tokenizer joins them. Cut at max_length tokens, padded on the right."""
     fit = {
         "padding": True,
         "padding_side": "right",
