@@ -37,13 +37,13 @@ def peers(rule, f):
     """{name: a function of the updates} of the peers that have this rule and are installed."""
     found = {}
     try:
-        byzfl = _byzfl()
+        peer = byzfl()
         made = {
-            "fedavg": byzfl.Average,
-            "median": byzfl.Median,
-            "trimmed_mean": lambda: byzfl.TrMean(f=f),
-            "krum": lambda: byzfl.Krum(f=f),
-            "multi_krum": lambda: byzfl.MultiKrum(f=f),
+            "fedavg": peer.Average,
+            "median": peer.Median,
+            "trimmed_mean": lambda: peer.TrMean(f=f),
+            "krum": lambda: peer.Krum(f=f),
+            "multi_krum": lambda: peer.MultiKrum(f=f),
         }.get(rule)
         found |= {"ByzFL": made()} if made else {}
     except ImportError:
@@ -67,7 +67,7 @@ def peers(rule, f):
     return found
 
 
-def _byzfl():
+def byzfl():
     """ByzFL's aggregators without its __init__, which wants torchvision for data sets that are not needed here."""
     if "byzfl" not in sys.modules:
         spec = importlib.util.find_spec("byzfl")
@@ -84,12 +84,12 @@ def peak(rule, clients, size, f, threads, pipe):
     u = updates(clients, size)
     rules.aggregate(rule, u[:, :100], f=f)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     rules.aggregate(rule, u, f=f)
-    pipe.send(_resident("VmHWM") - before)
+    pipe.send(resident("VmHWM") - before)
 
 
-def _resident(field):
+def resident(field):
     line = next(
         x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field)
     )
