@@ -2,7 +2,7 @@
 PY = .venv/bin/python
 INSTALLED = .venv/.installed
 
-.PHONY: reproduce claims test world constraints clean
+.PHONY: reproduce claims test lint world constraints clean
 
 reproduce: $(INSTALLED)      ## every notebook at preset mini with one seed, and outputs/mini/index.html
 	$(PY) -m fedlib reproduce --preset mini
@@ -10,8 +10,13 @@ reproduce: $(INSTALLED)      ## every notebook at preset mini with one seed, and
 claims: $(INSTALLED)         ## the same with the five seeds that verdicts need
 	$(PY) -m fedlib reproduce --preset claims
 
-test: $(INSTALLED)           ## all tests
+test: lint                   ## all tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+lint: $(INSTALLED)           ## format, style and types
+	.venv/bin/ruff format --check -q .
+	.venv/bin/ruff check -q .
+	.venv/bin/pyrefly check --summary=none
 
 world: $(INSTALLED)          ## train the world's models anew (the repository carries them)
 	$(PY) -m fedlib world

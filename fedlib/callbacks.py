@@ -5,11 +5,11 @@ it adds to the round's record. It may change the model's adapter: the round loop
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedlib import attack, signals, training
 from fedlib.aggregation import aggregate
@@ -44,7 +44,7 @@ class Round:
 
 
 class Callback(Protocol):
-    def after_round(self, model: nn.Module, done: Round) -> dict:
+    def after_round(self, model: Any, done: Round) -> dict:
         """The fields that this callback adds to the round's record; plain JSON values."""
         ...
 
@@ -59,7 +59,7 @@ class Record:
     sizes: Mapping[int, int]
     dropped: Mapping[int, int]
 
-    def after_round(self, model: nn.Module, done: Round) -> dict:
+    def after_round(self, model: Any, done: Round) -> dict:
         malicious = attack.malicious_clients(self.federation.clients, self.federation.malicious)
         return {
             "round": done.index,
@@ -86,7 +86,7 @@ class Detection:
     sizes: Mapping[int, int]
     variant: str
 
-    def after_round(self, model: nn.Module, done: Round) -> dict:
+    def after_round(self, model: Any, done: Round) -> dict:
         sizes = [self.sizes[k] for k in done.sampled]
         told = round(TOLD_MALICIOUS * len(done.updates))
         found: dict[str, list[float] | None] = {}
@@ -95,7 +95,7 @@ class Detection:
                 _, weights = aggregate(
                     rule, done.updates, sizes=sizes, f=told, variant=self.variant
                 )
-                found[rule] = _short(weights.tolist())
+                found[rule] = None if weights is None else _short(weights.tolist())
             except ValueError:
                 found[rule] = None
         return {"detection": found}
@@ -130,7 +130,7 @@ class BackdoorSignal:
             (ids, len(short) - 1) for (ids, _), (short, _) in pairs if len(ids) > len(short)
         ]
 
-    def after_round(self, model: nn.Module, done: Round) -> dict:
+    def after_round(self, model: Any, done: Round) -> dict:
         shares = [self.shares[k] for k in done.sampled]
         found: dict = {"poisoned": _short(shares)}
 
@@ -148,7 +148,7 @@ class BackdoorSignal:
         return found
 
     @staticmethod
-    def _gradients(model: nn.Module, rows: Mapping[int, list[Encoded]], done: Round) -> Tensor:
+    def _gradients(model: Any, rows: Mapping[int, list[Encoded]], done: Round) -> Tensor:
         """Each sampled client's gradient [K, D] of some of its rows, zero where it has none."""
         own, zero = adapter.parameters(model), torch.zeros_like(done.start)
         return torch.stack(
@@ -168,7 +168,7 @@ class TuningProgress:
     answers: Sequence[Encoded]
     decoding: generation.Decoding
 
-    def after_round(self, model: nn.Module, done: Round) -> dict:
+    def after_round(self, model: Any, done: Round) -> dict:
         adapter.set_vector(model, done.start + done.step)
         found: dict = {"updates": modules.update_norms(model)}
 
@@ -182,7 +182,7 @@ class TuningProgress:
             found |= {"task": round(log_likelihood, 5), "learned": round(100 * right, 2)}
         return found
 
-    def _learned(self, model: nn.Module) -> tuple[float, float]:
+    def _learned(self, model: Any) -> tuple[float, float]:
         """Mean log-likelihood of the answers' tokens, share of answers that are the likeliest."""
         size = self.decoding.batch_size
         parts = [self.answers[i : i + size] for i in range(0, len(self.answers), size)]

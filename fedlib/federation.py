@@ -6,10 +6,11 @@ import contextlib
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedlib import attack, training
 from fedlib.aggregation import aggregate
@@ -51,7 +52,7 @@ def expected_malicious(federation: Federation) -> int:
     return round(federation.sampled * given / federation.clients)
 
 
-def first_state(tuned: nn.Module, federation: Federation) -> State:
+def first_state(tuned: Any, federation: Federation) -> State:
     """The state before the first round: the adapter as it is."""
     start = adapter.get_vector(tuned)
     if (federation.aggregator, federation.variant) != ("foolsgold", "paper"):
@@ -60,7 +61,7 @@ def first_state(tuned: nn.Module, federation: Federation) -> State:
 
 
 def client_update(
-    tuned: nn.Module,
+    tuned: Any,
     start: Tensor,
     rows: Sequence[Encoded],
     options: Training,
@@ -80,7 +81,7 @@ def client_update(
 
 
 def run_rounds(
-    tuned: nn.Module,
+    tuned: Any,
     clients: Mapping[int, Sequence[Encoded]],
     settings: Settings,
     callbacks: Sequence[Callback],
@@ -92,43 +93,26 @@ def run_rounds(
     clients: {client: encoded rows}; state: where to go on from; warmup: the modules that benign
     clients train in the first settings.swat.warmup rounds. Malicious clients always train all
     modules, except a single tuner (one client in all), which warms up whatever its rows."""
-    federation, options, seed = settings.federation, settings.training, settings.seed
-    malicious = attack.malicious_clients(federation.clients, federation.malicious)
+    federation, seed = settings.federation, settings.seed
     state = state or first_state(tuned, federation)
 
     for index in range(state.rounds, federation.rounds):
         began = time.perf_counter()
         sampled = sample_clients(federation.clients, federation.sampled, seed, index)
-        rate = training.learning_rate(
-            options.learning_rate, options.learning_rate_min, index, federation.rounds
-        )
 
         # broadcast the global adapter, train locally, send updates
-        updates, losses, tokens = [], {}, 0
-        for client in sampled:
-            warming = index < settings.swat.warmup
-            warming = warming and (client not in malicious or federation.clients == 1)
-            update, losses[client], seen = client_update(
-                tuned,
-                state.adapter,
-                clients[client],
-                options,
-                rate,
-                identity.derive(seed, "train", index, client),
-                only=warmup if warming else None,
-            )
-            updates.append(update * attack.boost(federation, settings.data.attack, client))
-            tokens += seen
-        sent = torch.stack(updates)
+        updates, losses, tokens = local_updates(
+            tuned, clients, sampled, state.adapter, settings, index, warmup
+        )
 
         # aggregate
         history = state.history
         if history is not None:
             history = history.clone()
-            history[sampled] += sent
+            history[sampled] += updates
         step, weights = aggregate(
             federation.aggregator,
-            sent,
+            updates,
             sizes=[len(clients[k]) for k in sampled],
             f=expected_malicious(federation),
             history=None if history is None else history[sampled],
@@ -137,12 +121,55 @@ def run_rounds(
         )
 
         # look at the round, then go on from its adapter
-        done = Round(index, sampled, state.adapter, sent, step, weights, losses, rate, tokens)
+        rate = round_learning_rate(settings, index)
+        done = Round(index, sampled, state.adapter, updates, step, weights, losses, rate, tokens)
         record: dict = {}
         for callback in callbacks:
             record |= callback.after_round(tuned, done)
         state = State(index + 1, state.adapter + step, history)
         yield record | {"seconds": round(time.perf_counter() - began, 3)}, state
+
+
+def local_updates(
+    tuned: Any,
+    clients: Mapping[int, Sequence[Encoded]],
+    sampled: Sequence[int],
+    start: Tensor,
+    settings: Settings,
+    round_: int,
+    warmup: Collection[str] = (),
+) -> tuple[Tensor, dict[int, list[float]], int]:
+    """(updates [K, D] of the sampled clients, {client: loss of each step}, tokens) of one round.
+
+    start: the global adapter [D] that they are sent; warmup: as in `run_rounds`."""
+    federation, seed = settings.federation, settings.seed
+    malicious = attack.malicious_clients(federation.clients, federation.malicious)
+    rate = round_learning_rate(settings, round_)
+
+    updates, losses, tokens = [], {}, 0
+    for client in sampled:
+        obeys = client not in malicious or federation.clients == 1
+        warming = round_ < settings.swat.warmup and obeys
+        update, losses[client], seen = client_update(
+            tuned,
+            start,
+            clients[client],
+            settings.training,
+            rate,
+            identity.derive(seed, "train", round_, client),
+            only=warmup if warming else None,
+        )
+        updates.append(update * attack.boost(federation, settings.data.attack, client))
+        tokens += seen
+    return torch.stack(updates), losses, tokens
+
+
+def round_learning_rate(settings: Settings, round_: int) -> float:
+    """The learning rate of a round: on a cosine over all rounds."""
+    options = settings.training
+    return training.learning_rate(
+        options.learning_rate, options.learning_rate_min, round_, settings.federation.rounds
+    )
 
 
 def encode_clients(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ def collate(rows: Sequence[Encoded], device: torch.device | str = "cpu") -> tupl
     return torch.from_numpy(ids).to(device), torch.from_numpy(labels).to(device)
 
 
-def response_loss(model: nn.Module, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def response_loss(model: Any, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Summed cross entropy over the labelled tokens, and their number.
 
     Logits are made only at those positions: with a large vocabulary they are most of the memory.
@@ -47,9 +48,7 @@ def response_loss(model: nn.Module, ids: Tensor, labels: Tensor) -> tuple[Tensor
     return cross_entropy(logits.float(), wanted[keep], reduction="sum"), keep.sum()
 
 
-def gradient(
-    model: nn.Module, parameters: Sequence[nn.Parameter], rows: Sequence[Encoded]
-) -> Tensor:
+def gradient(model: Any, parameters: Sequence[nn.Parameter], rows: Sequence[Encoded]) -> Tensor:
     """The gradient [D] of the mean response loss over rows by these parameters, in their order."""
     loss, count = response_loss(model, *collate(rows, parameters[0].device))
     parts = torch.autograd.grad(loss / count, parameters)
@@ -57,7 +56,7 @@ def gradient(
 
 
 @torch.no_grad()
-def likelihood(model: nn.Module, rows: Sequence[Encoded]) -> tuple[float, float]:
+def likelihood(model: Any, rows: Sequence[Encoded]) -> tuple[float, float]:
     """(mean log-likelihood of a labelled token, share of rows whose labelled tokens are all the
     likeliest ones)."""
     ids, labels = collate(rows, next(model.parameters()).device)
@@ -74,14 +73,14 @@ def learning_rate(highest: float, lowest: float, round_: int, rounds: int) -> fl
 
 
 def batches(lengths: Sequence[int], size: int, steps: int, seed: int) -> Iterator[np.ndarray]:
-    """Index batches [size] for each step: shuffled epochs one after another, a pure function of seed.
+    """Index batches [size] for each step: shuffled epochs, a pure function of the seed.
 
     AT_A_TIME batches are cut from their rows sorted by length, so that little is padded, and then
     shuffled; what is left over at an epoch's end is left out."""
     if len(lengths) < 1:
         raise ValueError("no rows to draw batches from")
     rng = np.random.default_rng(seed)
-    lengths, ready = np.asarray(lengths), []
+    known, ready = np.asarray(lengths), []
     for _ in range(steps):
         if not ready:
             # an epoch, or as many as fill one batch, in whole batches
@@ -90,14 +89,14 @@ def batches(lengths: Sequence[int], size: int, steps: int, seed: int) -> Iterato
             order = order[: len(order) // size * size]
             for start in range(0, len(order), AT_A_TIME * size):
                 window = order[start : start + AT_A_TIME * size]
-                by_length = window[np.argsort(lengths[window], kind="stable")]
+                by_length = window[np.argsort(known[window], kind="stable")]
                 ready += np.split(by_length, len(window) // size)
             rng.shuffle(ready)
         yield ready.pop()
 
 
 def tune(
-    model: nn.Module, rows: Sequence[Encoded], options: Training, rate: float, seed: int
+    model: Any, rows: Sequence[Encoded], options: Training, rate: float, seed: int
 ) -> tuple[list[float], int]:
     """Train the model's trainable parameters in place for options.steps steps; AdamW starts afresh.
 

@@ -4,10 +4,11 @@ After ProtegoFed (arXiv 2603.00516): the gradients of rows with one target are a
 those of clean rows are not. What its paper leaves open, and what counts as poison, is ours."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
@@ -27,7 +28,7 @@ BATCH = 64  # rows at a time
 Encode = Callable[[Sequence[dict]], list[Encoded]]
 
 
-def row_gradients(tuned: nn.Module, rows: Sequence[Encoded]) -> Tensor:
+def row_gradients(tuned: Any, rows: Sequence[Encoded]) -> Tensor:
     """The gradient [N, out, r] of each row's mean response loss by one matrix.
 
     The matrix is the last layer's LoRA B of the first of MODULES that has an adapter. Vectorised by
@@ -119,7 +120,7 @@ def suspects(means: Mapping[int, np.ndarray]) -> dict[int, list[int]]:
 
 
 def gradient_filter(
-    tuned: nn.Module, rows: Mapping[int, Sequence[dict]], encode: Encode
+    tuned: Any, rows: Mapping[int, Sequence[dict]], encode: Encode
 ) -> tuple[dict[int, list[dict]], dict]:
     """({client: its rows without the suspected ones}, record) from {client: rows}.
 

@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedlib import training
 from fedlib.settings import identity
@@ -28,7 +29,7 @@ def halves(parts: Mapping[str, Sequence[dict]], count: int) -> list[dict]:
 
 
 def strengthen(
-    tuned: nn.Module, rows: Sequence[Encoded], options: Training, rounds: int, seed: int
+    tuned: Any, rows: Sequence[Encoded], options: Training, rounds: int, seed: int
 ) -> None:
     """Further alignment before the first round, in place, in the adapter that is then tuned.
 
@@ -42,7 +43,7 @@ def strengthen(
 
 
 def tune_rounds(
-    tuned: nn.Module,
+    tuned: Any,
     rows: Sequence[Encoded],
     options: Training,
     rounds: int,
@@ -70,7 +71,7 @@ def tune_rounds(
         }
 
 
-def project(tuned: nn.Module, alignment: Mapping[str, Tensor]) -> dict[str, float]:
+def project(tuned: Any, alignment: Mapping[str, Tensor]) -> dict[str, float]:
     """Project the adapter's updates onto the safety subspace, in place.
 
     alignment: {module: V [out, in]}, aligned less unaligned weight. Where the part of a module's

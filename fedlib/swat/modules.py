@@ -6,9 +6,10 @@ import contextlib
 import random
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedlib.settings import identity
 
@@ -19,7 +20,7 @@ _MODULE = re.compile(r"(?:.*\.)?layers\.(\d+)\.(?:\w+\.)?(" + "|".join(TYPES) + 
 _PEFT = "base_model.model."  # what PEFT puts before a module's name
 
 
-def linear_modules(model: nn.Module) -> dict[str, Cell]:
+def linear_modules(model: Any) -> dict[str, Cell]:
     """{module name: (type, layer)} of the layers' linear modules; ValueError where there are none."""
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     found = {}
@@ -34,7 +35,7 @@ def linear_modules(model: nn.Module) -> dict[str, Cell]:
     return found
 
 
-def cells(model: nn.Module, window: int = 1) -> dict[Cell, list[str]]:
+def cells(model: Any, window: int = 1) -> dict[Cell, list[str]]:
     """{(type, first layer): [module names]}: a module type over a window of layers (paper W, Figure 3)."""
     found: dict[Cell, list[str]] = {}
     for name, (kind, layer) in linear_modules(model).items():
@@ -43,7 +44,7 @@ def cells(model: nn.Module, window: int = 1) -> dict[Cell, list[str]]:
 
 
 @contextlib.contextmanager
-def shifted(model: nn.Module, deltas: Mapping[str, Tensor]) -> Iterator[nn.Module]:
+def shifted(model: Any, deltas: Mapping[str, Tensor]) -> Iterator[Any]:
     """The model with {module name: delta [out, in]} added to its weights; the very same bits after."""
     kept = {name: model.get_submodule(name).weight.data for name in deltas}
     try:
@@ -56,7 +57,7 @@ def shifted(model: nn.Module, deltas: Mapping[str, Tensor]) -> Iterator[nn.Modul
 
 
 def noise(
-    model: nn.Module, names: Iterable[str], ratio: float, generator: torch.Generator
+    model: Any, names: Iterable[str], ratio: float, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """{module name: Gaussian noise [out, in] of `ratio` times the norm of that module's weight}."""
     found = {}
@@ -67,7 +68,7 @@ def noise(
     return found
 
 
-def lora_updates(tuned: nn.Module) -> dict[str, Tensor]:
+def lora_updates(tuned: Any) -> dict[str, Tensor]:
     """{module name: delta [out, in]} that a LoRA adapter adds to each module's weight."""
     return {
         name.removeprefix(_PEFT): part.get_delta_weight("default").detach()
@@ -77,7 +78,7 @@ def lora_updates(tuned: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def update_norms(tuned: nn.Module) -> dict[str, float]:
+def update_norms(tuned: Any) -> dict[str, float]:
     """{"type/layer": norm of the adapter's update of that weight}, from its two factors only."""
     found = {}
     for name, part in tuned.named_modules():
@@ -91,7 +92,7 @@ def update_norms(tuned: nn.Module) -> dict[str, float]:
     return found
 
 
-def adapter_cost(model: nn.Module, chosen: Iterable[Cell], window: int = 1) -> int:
+def adapter_cost(model: Any, chosen: Iterable[Cell], window: int = 1) -> int:
     """Parameters that one rank of LoRA adds to these cells' modules: inputs plus outputs."""
     parts = cells(model, window)
     names = [name for cell in chosen for name in parts[cell]]
@@ -122,14 +123,14 @@ def choose_cells(found: Mapping, which: str, seed: int) -> list[Cell]:
     return chosen
 
 
-def module_names(tuned: nn.Module, chosen: Sequence[Cell], window: int) -> set[str]:
+def module_names(tuned: Any, chosen: Sequence[Cell], window: int) -> set[str]:
     """The names, in a PEFT model, of these cells' modules."""
     parts = cells(tuned, window)
     return {_PEFT + name for cell in chosen for name in parts[cell]}
 
 
 @contextlib.contextmanager
-def trained_only(tuned: nn.Module, names: Collection[str]) -> Iterator[nn.Module]:
+def trained_only(tuned: Any, names: Collection[str]) -> Iterator[Any]:
     """The adapter with nothing trainable but these modules; all of it trainable afterwards."""
     frozen = [
         parameter

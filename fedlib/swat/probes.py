@@ -1,10 +1,10 @@
 """The security feature space: a fixed linear probe a layer, and what moves it (paper W)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from fedlib.models import templates
 from fedlib.settings import identity
@@ -18,7 +18,7 @@ Pairs = Sequence[tuple[str, str]]  # (malicious, benign) instructions alike in w
 
 @torch.no_grad()
 def hidden_states(
-    model: nn.Module, tokenizer, instructions: Sequence[str], template: str, batch_size: int
+    model: Any, tokenizer, instructions: Sequence[str], template: str, batch_size: int
 ) -> np.ndarray:
     """The hidden state of the last prompt token after every layer, [L, N, H] float32."""
     texts = [templates.prompt_text(text, tokenizer, template) for text in instructions]
@@ -46,7 +46,7 @@ class Space:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         tokenizer,
         pairs: Mapping[str, Pairs],
         template: str,
@@ -66,13 +66,13 @@ class Space:
             for x in states
         ]
 
-    def _states(self, model: nn.Module, split: str) -> tuple[np.ndarray, np.ndarray]:
+    def _states(self, model: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
         """(hidden states [L, 2P, H], labels [2P]: 1 malicious, 0 benign) of a split's P pairs."""
         texts = [text for pair in self.pairs[split] for text in pair]
         states = hidden_states(model, self.tokenizer, texts, self.template, self.batch_size)
         return states, np.array([1, 0] * len(self.pairs[split]))
 
-    def score(self, model: nn.Module, split: str) -> tuple[np.ndarray, np.ndarray]:
+    def score(self, model: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
         """(log loss [L], accuracy [L] in percent) of the fixed probes on a model's hidden states."""
         from sklearn.metrics import log_loss
 
@@ -85,7 +85,7 @@ class Space:
         return np.array(losses), np.array(accuracies)
 
 
-def robustness(model: nn.Module, space: Space, options: Swat) -> dict[Cell, dict[str, float]]:
+def robustness(model: Any, space: Space, options: Swat) -> dict[Cell, dict[str, float]]:
     """{cell: {loss, accuracy}}: by how much the fixed probes' mean loss rises and their accuracy falls
     (points) when the cell's weights get noise (paper W, Figure 3).
 
@@ -102,7 +102,7 @@ def robustness(model: nn.Module, space: Space, options: Swat) -> dict[Cell, dict
 
 
 def _perturbed(
-    model: nn.Module, space: Space, names: Sequence[str], ratio: float, draw: int
+    model: Any, space: Space, names: Sequence[str], ratio: float, draw: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The probes' scores with noise on these modules."""
     generator = torch.Generator().manual_seed(identity.derive(draw, "noise", *names))
@@ -110,7 +110,7 @@ def _perturbed(
         return space.score(model, "validation")
 
 
-def transplanted(model: nn.Module, space: Space, deltas: Mapping, window: int) -> list[dict]:
+def transplanted(model: Any, space: Space, deltas: Mapping, window: int) -> list[dict]:
     """As `robustness`, each cell given its own update of a tuned model instead of noise.
 
     Returns [{type, layer, loss, accuracy}]."""
@@ -126,7 +126,7 @@ def transplanted(model: nn.Module, space: Space, deltas: Mapping, window: int) -
 
 
 def robust_subset(
-    model: nn.Module, space: Space, options: Swat, found: Mapping[Cell, Mapping[str, float]]
+    model: Any, space: Space, options: Swat, found: Mapping[Cell, Mapping[str, float]]
 ) -> tuple[list[Cell], list[dict]]:
     """(Mods_Rob, trace): the robust subset of the cells (paper W, Figure 4; the greedy search is ours).
 
@@ -159,7 +159,7 @@ def robust_subset(
 
 
 def drift(
-    tuned: nn.Module, space: Space, split: str, window: int | None = None
+    tuned: Any, space: Space, split: str, window: int | None = None
 ) -> tuple[dict[str, float], dict]:
     """What tuning changed for the fixed probes of the model that it started from (paper W).
 
