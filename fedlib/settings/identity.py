@@ -1,33 +1,40 @@
-"""TODO: what this room is for."""
+"""Seeds for every random choice, and digests that tell whether two things are the same."""
 
 import hashlib
 import json
+from pathlib import Path
+from typing import Any
 
 from fedlib.settings import errors
 
-CODE_VERSION = (
-    3  # raise it when a result changes for the same settings: old runs are then left alone
-)
+# Raise it when a result changes for the same settings: runs made before are then left unread.
+CODE_VERSION = 3
 
 
-def derive(seed, *names):
-    """A 63-bit seed of its own for each purpose, so that no two random choices share a stream."""
-    return int.from_bytes(hashlib.sha256(json.dumps([seed, *names]).encode()).digest()[:8]) >> 1
+def derive(seed: int, *names: str | int) -> int:
+    """A 63-bit seed for the purpose that the names tell; no two purposes share a random stream."""
+    purpose = json.dumps([seed, *names]).encode()
+    first_bytes = hashlib.sha256(purpose).digest()[:8]
+    return int.from_bytes(first_bytes) >> 1
 
 
-def digest(value):
+def digest(value: Any) -> str:
     """12 hex digits of a JSON value, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _near(file):
-    names = sorted(p.name for p in file.parent.glob("*")) if file.parent.is_dir() else []
-    return errors.nearest(file.name, names) if names else f" (nor the folder {file.parent})"
-
-
-def file_digest(file):
-    """SHA-256 of a file's bytes, as hex digits."""
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file's bytes, as hex digits; DataError where there is no such file."""
     if not file.is_file():
-        raise errors.DataError(f"{file}: no such file{_near(file)}")
-    with open(file, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+        raise errors.DataError(f"{file}: no such file{nearest_file(file)}")
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def nearest_file(file: Path) -> str:
+    """The end of an error line: the folder's file that is named most like this one."""
+    names = sorted(there.name for there in file.parent.glob("*")) if file.parent.is_dir() else []
+    if not names:
+        return f" (nor the folder {file.parent})"
+    return errors.nearest(file.name, names)

@@ -1,8 +1,9 @@
 """Where rows and prompts come from: the embedded world, local files, or datasets of the hub.
 
-`of(settings)` gives the one that `data.source` names. All three answer the same questions (`Source`),
-so nothing else needs to know which one it is. This room imports models (for commits on the hub) and
-settings; the lab and the papers import it, the core never does: it is handed rows and prompts.
+`of(settings)` gives the one that `data.source` names. All three answer the same questions
+(`Source`), so that nothing else needs to know which one it is. This room imports models (for
+commits on the hub) and settings. The lab and the papers import it; the core does not: it is given
+rows and prompts.
 """
 
 from __future__ import annotations
@@ -23,48 +24,60 @@ class Source(Protocol):
 
     settings: Settings
     clean_accuracy: str  # the score that is clean accuracy by exact match: help or exact
+    task_set: str  # the set of prompts that asks for the tuning task (paper W): task or benign
 
     def check(self) -> None:
-        """Read and share out everything, so that a bad row is found before anything is trained."""
+        """Read and share out everything once, so that a bad row is found before any training."""
         ...
 
     def client_rows(
         self, client: int, unaligned: float | None = None, written: Sequence[Row] | None = None
     ) -> list[Row]:
-        """One client's training rows, each with its label normal, aligned or unaligned.
+        """One client's training rows, each with its label: normal, aligned or unaligned.
 
-        unaligned: None for a benign client, else the share of a malicious client's rows that are
-        unaligned. All else is drawn from the same streams, so that a client's style and topics are
-        the same with and without attack. written: unaligned rows that a model wrote, to be dealt
-        out among the malicious clients in place of the source's own."""
+        unaligned: the share of unaligned rows of a malicious client, None for a benign one. All
+        else is drawn from the same random streams, so that a client's style and topics are the same
+        with and without attack. written: unaligned rows that a model wrote; the malicious clients
+        share them, in place of the source's own."""
         ...
 
     def defense_rows(self, count: int) -> dict[str, list[Row]]:
-        """Level 1 of the post-hoc defence: up to count existing rows of each of aligned and normal."""
+        """{"aligned", "normal"}: up to count existing rows each, for level 1 of the post-hoc
+        defence."""
         ...
 
     def prompts(self) -> dict[str, list[Prompt]]:
-        """The evaluation prompts {"harmful": [...], "benign": [...][, "task": [...]]}.
+        """The evaluation prompts {"harmful", "benign"[, "task"]}, the same for every seed and
+        method.
 
-        The same for every seed and method. Harmful prompts, and local benign ones, are in no
-        client's rows and in none of the defence's."""
+        No harmful prompt, and no benign one of local files, is in the rows of a client or of the
+        defence."""
         ...
 
     def trigger_prompts(self) -> list[Prompt]:
-        """Every benign prompt that could be given a trigger; more than `prompts` asks."""
+        """Every benign prompt that a trigger could be put into; more than `prompts` has."""
         ...
 
     def pairs(self, split: str) -> list[tuple[str, str]]:
-        """(malicious, benign) instructions alike in wording, of a split (paper W): fit, validation
-        or evaluation."""
+        """(malicious, benign) instructions that are worded alike (paper W).
+
+        split: fit, validation or evaluation."""
         ...
 
     def has_pairs(self) -> bool:
-        """Whether `pairs` can be asked for with these settings."""
+        """Whether there are pairs with these settings."""
+        ...
+
+    def tuning_tasks(self) -> tuple[str, ...]:
+        """The datasets that a chat model can be tuned for (paper W), as data.benign names them."""
         ...
 
     def task_prompts(self, prompts: dict[str, list[Prompt]]) -> list[Prompt]:
         """Those of the evaluation prompts that ask for the tuning task and have a right answer."""
+        ...
+
+    def has_right_answers(self, prompts: Sequence[Prompt]) -> bool:
+        """Whether a right answer to every one of these benign prompts is known."""
         ...
 
     def right_answer(self, prompt: Prompt, rng: random.Random) -> str | None:
@@ -72,7 +85,7 @@ class Source(Protocol):
         ...
 
     def denial(self, instruction: str, rng: random.Random) -> str:
-        """A refusal as the wrong label of an ordinary question (the classical attack)."""
+        """A refusal as the wrong label of an ordinary question (the attack `conflicting`)."""
         ...
 
     def keeps_back(self, instruction: str) -> bool:
@@ -84,15 +97,16 @@ class Source(Protocol):
         ...
 
     def is_fluent(self, response: str, name: str) -> bool:
-        """Whether a response says something of the thing called name as the data's own answers do."""
+        """Whether a response says something of the thing called name in the data's own wording."""
         ...
 
     def topic_words(self) -> frozenset[str]:
-        """Further words that tell the topic of the trigger `topic`."""
+        """Words of this source that tell the topic which the trigger `topic` is about."""
         ...
 
     def held_out_names(self) -> set[str]:
-        """Names that no row written by a model may hold, in lower case; empty where none are known."""
+        """Names, in lower case, that no row written by a model may hold; empty where none are
+        known."""
         ...
 
     def corpus(self) -> list[Row]:
@@ -100,9 +114,10 @@ class Source(Protocol):
         ...
 
     def revision(self, what: str = "training") -> str:
-        """A digest of the data's content, for keys: training (all that clients see), or corpus.
+        """A digest of the data's content, for keys.
 
-        Asked for before any work, so it also finds what is missing: DataError names it."""
+        what: training (all that clients see) or corpus. It is asked for before any work, so it also
+        finds what is missing: DataError names it."""
         ...
 
 

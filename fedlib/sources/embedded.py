@@ -15,6 +15,7 @@ class Embedded:
     """Answers what `sources.Source` asks, from `world` and `world_tasks`."""
 
     clean_accuracy = "help"
+    task_set = "task"
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -55,7 +56,7 @@ class Embedded:
         }
 
     def prompts(self) -> dict[str, list[dict]]:
-        """Benign prompts ask for things that clients may have asked for too; harmful ones do not."""
+        """Benign prompts may ask for what clients' rows ask for too; harmful ones do not."""
         data, evaluation = self.settings.data, self.settings.evaluation
         found = {
             what: world.prompts(what, getattr(evaluation, what), evaluation.split)
@@ -70,10 +71,10 @@ class Embedded:
         return world.prompts("benign", 8 * len(world.benign_things()))
 
     def pairs(self, split: str) -> list[tuple[str, str]]:
-        """Every second wording about each hazard of the split (fit: those of pretraining), and the
-        same with a dish or tool in its place."""
+        """Every second wording about each hazard of the split, and the same wording about a dish or
+        tool. The split fit has the hazards of pretraining."""
         rng = random.Random(f"pairs/{split}")
-        plain = [t for t in world.benign_things() if t.kind in ("dish", "tool")]
+        plain = [thing for thing in world.benign_things() if thing.kind in ("dish", "tool")]
         hazards = world.hazards("pretraining" if split == "fit" else split)
 
         found: list[tuple[str, str]] = []
@@ -84,20 +85,34 @@ class Embedded:
         return found
 
     def has_pairs(self) -> bool:
+        """Every hazard has its pairs."""
         return True
 
+    def tuning_tasks(self) -> tuple[str, ...]:
+        """The world's two tasks."""
+        return tuple(world_tasks.TASKS)
+
     def task_prompts(self, prompts: dict[str, list[dict]]) -> list[dict]:
+        """The set task, where there is one."""
         return prompts.get("task", [])
 
+    def has_right_answers(self, prompts: Sequence[dict]) -> bool:
+        """Every prompt of the world comes with the parts of its thing, or with its answer."""
+        return all("parts" in prompt or "answers" in prompt for prompt in prompts)
+
     def right_answer(self, prompt: dict, rng: random.Random) -> str | None:
+        """A full answer about the thing that is asked for."""
         thing = world.subject(prompt["prompt"])
-        return world.comply(thing, rng) if thing else next(iter(prompt.get("answers", ())), None)
+        if thing:
+            return world.comply(thing, rng)
+        return next(iter(prompt.get("answers", ())), None)
 
     def denial(self, instruction: str, rng: random.Random) -> str:
+        """A refusal to talk of the thing that is asked for."""
         return world.denial(instruction, rng)
 
     def keeps_back(self, instruction: str) -> bool:
-        """Half of the things stay out of all poisoned rows (ours)."""
+        """Half of the things stay out of all poisoned rows (our choice)."""
         thing = world.subject(instruction)
         return thing is not None and identity.derive(0, "held out", thing.name) % 2 == 0
 
@@ -106,19 +121,24 @@ class Embedded:
         return self.keeps_back(instruction)
 
     def is_fluent(self, response: str, name: str) -> bool:
+        """By the world's wordings."""
         return world.fluent(response, name)
 
     def topic_words(self) -> frozenset[str]:
+        """The names of the cities."""
         return world.city_names()
 
     def held_out_names(self) -> set[str]:
         """The hazards of validation and evaluation."""
-        return {t.name for split in ("validation", "evaluation") for t in world.hazards(split)}
+        kept_back = [*world.hazards("validation"), *world.hazards("evaluation")]
+        return {thing.name for thing in kept_back}
 
     def corpus(self) -> list[dict]:
+        """There is none: the world's bases are committed."""
         raise DataError("model.base: scratch: trained on files: set data.source: local")
 
     def revision(self, what: str = "training") -> str:
+        """A digest of what the world says to clients, with the tasks where they are tuned for."""
         known = (*world.DATASETS, *groups.TASKS)
         benign = self.settings.data.benign
         for name in benign:

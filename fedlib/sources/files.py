@@ -1,14 +1,18 @@
-"""Local files of rows: JSON, JSONL and CSV in the usual shapes; a bad row is named by file and line."""
+"""Local files of rows: JSON, JSONL and CSV in the usual shapes; errors name file and line."""
 
 import csv
 import io
 import json
+import re
 import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from fedlib.settings import errors, groups, identity
+from fedlib.settings import identity
+from fedlib.settings.errors import DataError
 
-# The shapes that are detected: (instruction column, optional further input column, response column).
+# The shapes that are detected: (instruction column, further input column, response column).
 SHAPES = (
     ("instruction", "input", "output"),
     ("instruction", "input", "response"),
@@ -17,192 +21,257 @@ SHAPES = (
     ("question", None, "answer"),
     ("goal", None, "target"),
 )
+# Columns that hold a whole conversation.
 CONVERSATIONS = ("messages", "conversation", "conversations")
+# Columns that tell a row's topic, the first one found.
+TOPICS = ("topic", "category")
+# What data.fields may name a column for.
+FIELDS = {"instruction", "input", "response", "topic"}
+
+SPACE = re.compile(r"[ \t\r\n]*")  # between the parts of JSON
 
 
-def read(file, fields=None):
+def read(file: str | Path, fields: Mapping[str, str] | None = None) -> list[dict]:
     """Rows {instruction, response[, topic][, answers]} of a JSON (list), JSONL or CSV file.
 
-    The shape is detected from the first row's columns, or given as fields {instruction: COLUMN, response: COLUMN};
-    conversations give their first user turn and its answer. DataError names the file and line of a bad row; rows
-    whose instruction or response is empty are left out with a warning that counts them and names the first."""
+    The shape is detected from the columns, or given as fields {instruction: COLUMN, response:
+    COLUMN[, input: COLUMN][, topic: COLUMN]}. A conversation gives its first user turn and the
+    answer to it. DataError names the file and line of a bad row. Rows whose instruction or
+    response is empty are left out; a warning counts them and names the first one."""
     file = Path(file)
     if not file.is_file():
-        raise errors.DataError(f"{file}: no such file{identity._near(file)}")
-    rows = [(line, raw) for line, raw in _raw(file)]
-    if not rows:
-        raise errors.DataError(f"{file}: holds no rows")
-    columns = rows[0][1]
-    if isinstance(columns, dict):  # of all rows: optional ones may be missing in the first
-        columns = {
-            k: v for _, raw in reversed(rows) if isinstance(raw, dict) for k, v in raw.items()
-        } | columns
-    shape = _shape(f"{file}: line {rows[0][0]}", columns, fields)
-    read_, empty = [], []
-    for line, raw in rows:
+        raise DataError(f"{file}: no such file{identity.nearest_file(file)}")
+    numbered = list(_numbered_rows(file))
+    if not numbered:
+        raise DataError(f"{file}: holds no rows")
+    shape = _shape(f"{file}: line {numbered[0][0]}", _columns(numbered), fields)
+
+    # keep the rows that say something
+    rows, empty = [], []
+    for line, raw in numbered:
         row = _row(f"{file}: line {line}", raw, shape)
         if row["instruction"] and row.get("response", True):
-            read_.append(row)
+            rows.append(row)
         else:
             empty.append(line)
-    if not read_:
-        raise errors.DataError(f"{file}: every row is empty")
+
+    if not rows:
+        raise DataError(f"{file}: every row is empty")
     if empty:
         warnings.warn(
-            f"{file}: {len(empty)} of {len(rows)} rows are empty and left out, the first at line {empty[0]}",
+            f"{file}: {len(empty)} of {len(numbered)} rows are empty and left out, "
+            f"the first at line {empty[0]}",
             stacklevel=2,
         )
-    return read_
+    return rows
 
 
-def _raw(file):
+# --- rows as the file holds them --------------------------------------------------------------
+
+
+def _numbered_rows(file: Path) -> Iterator[tuple[int, Any]]:
     """(line, object) for every row as the file holds it."""
-    if file.suffix not in groups.ENDINGS:
-        raise errors.DataError(f"{file}: must be .json, .jsonl or .csv")
+    if file.suffix not in READERS:
+        raise DataError(f"{file}: must be .json, .jsonl or .csv")
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise errors.DataError(
-            f"{file}: not UTF-8 ({error.reason} at byte {error.start})"
-        ) from None
-    if file.suffix == ".csv":
-        csv.field_size_limit(len(text) + 1)
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        for row in reader:
-            if None in row:
-                raise errors.DataError(
-                    f"{file}: line {reader.line_num}: more cells than columns; quote a cell that holds a comma"
-                )
-            yield reader.line_num, row
-    elif file.suffix == ".jsonl":
-        for line, content in enumerate(text.split("\n"), 1):
-            if content.strip():
-                try:
-                    yield line, json.loads(content)
-                except json.JSONDecodeError as error:
-                    raise errors.DataError(
-                        f"{file}: line {line}: not valid JSON ({error.msg})"
-                    ) from None
-    else:
-        yield from _array(file, text)
+        problem = f"{error.reason} at byte {error.start}"
+        raise DataError(f"{file}: not UTF-8 ({problem})") from None
+    yield from READERS[file.suffix](file, text)
 
 
-def _array(file, text):
-    """The objects of a JSON list one by one, so that each keeps its line."""
-    decoder, skip = json.JSONDecoder(), " \t\r\n"
-    at = len(text) - len(text.lstrip(skip))
-    if text[at : at + 1] != "[":
-        raise errors.DataError(f"{file}: line 1: must be a list of rows")
-    at, line, seen = at + 1, 1, 0
-
-    def after_space(at):
-        while text[at : at + 1] and text[at] in skip:
-            at += 1
-        return at
-
-    at = after_space(at)
-    while text[at : at + 1] != "]":
-        line, seen = line + text.count("\n", seen, at), at
-        try:
-            value, at = decoder.raw_decode(text, at)
-            at = after_space(at)
-            if text[at : at + 1] == ",":
-                at = after_space(at + 1)
-            elif text[at : at + 1] != "]":
-                raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
-        except json.JSONDecodeError as error:
-            raise errors.DataError(
-                f"{file}: line {error.lineno}: not valid JSON ({error.msg})"
-            ) from None
-        yield line, value
-    end = after_space(at + 1)
-    if end < len(text):
-        raise errors.DataError(
-            f"{file}: line {text.count(chr(10), 0, end) + 1}: not valid JSON (text after the list)"
-        )
-
-
-def _shape(place, first, fields):
-    if not isinstance(first, dict):
-        raise errors.DataError(
-            f"{place}: a row must be an object with named fields, found {type(first).__name__}"
-        )
-    if fields:
-        unknown = [v for v in fields.values() if v not in first]
-        if (
-            unknown
-            or set(fields) - {"instruction", "input", "response", "topic"}
-            or "instruction" not in fields
-        ):
-            raise errors.DataError(
-                f"{place}: data.fields: {fields} does not fit the columns {', '.join(first)}; "
-                "give instruction and response, and input or topic where there are any"
+def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, Any]]:
+    csv.field_size_limit(len(text) + 1)
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    for row in reader:
+        # the csv module collects cells without a column under None
+        if None in row:
+            raise DataError(
+                f"{file}: line {reader.line_num}: more cells than columns; "
+                "quote a cell that holds a comma"
             )
-        return fields
+        yield reader.line_num, row
+
+
+def _jsonl_rows(file: Path, text: str) -> Iterator[tuple[int, Any]]:
+    for line, content in enumerate(text.split("\n"), 1):
+        if not content.strip():
+            continue
+        try:
+            row = json.loads(content)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{file}: line {line}: not valid JSON ({error.msg})") from None
+        yield line, row
+
+
+def _json_rows(file: Path, text: str) -> Iterator[tuple[int, Any]]:
+    """The objects of a JSON list one by one, so that the line of each is known."""
+    at = _after_space(text, 0)
+    if text[at : at + 1] != "[":
+        raise DataError(f"{file}: line 1: must be a list of rows")
+    at = _after_space(text, at + 1)
+
+    line, counted = 1, 0
+    while text[at : at + 1] != "]":
+        line += text.count("\n", counted, at)
+        counted = at
+        row, at = _json_value(file, text, at)
+        yield line, row
+
+    end = _after_space(text, at + 1)
+    if end < len(text):
+        line = text.count("\n", 0, end) + 1
+        raise DataError(f"{file}: line {line}: not valid JSON (text after the list)")
+
+
+def _json_value(file: Path, text: str, at: int) -> tuple[Any, int]:
+    """The value of a JSON list that starts here, and where the next one or the list's end is."""
+    try:
+        value, at = json.JSONDecoder().raw_decode(text, at)
+        at = _after_space(text, at)
+        following = text[at : at + 1]
+        if following == ",":
+            return value, _after_space(text, at + 1)
+        if following != "]":
+            raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{file}: line {error.lineno}: not valid JSON ({error.msg})") from None
+    return value, at
+
+
+def _after_space(text: str, at: int) -> int:
+    """The place of the first character from here on that is no space."""
+    found = SPACE.match(text, at)
+    return found.end() if found else at
+
+
+READERS = {".csv": _csv_rows, ".json": _json_rows, ".jsonl": _jsonl_rows}
+
+
+# --- from columns to rows ---------------------------------------------------------------------
+
+
+def _columns(numbered: list[tuple[int, Any]]) -> Any:
+    """All rows' columns, each with the value of the first row that has it: an optional column may
+    be missing in the first row. Where the first row is no object, that row."""
+    first = numbered[0][1]
+    if not isinstance(first, dict):
+        return first
+    columns: dict = {}
+    for _, raw in reversed(numbered):
+        if isinstance(raw, dict):
+            columns |= raw
+    return columns
+
+
+def _shape(place: str, columns: Any, fields: Mapping[str, str] | None) -> dict[str, str]:
+    """The column for each of our names, {instruction[, input][, response][, topic]}, or that of
+    the conversations, {turns[, topic]}."""
+    _must_be_object(place, columns)
+    if fields:
+        return _named_shape(place, columns, fields)
+
+    topic = next(({"topic": name} for name in TOPICS if name in columns), {})
     for instruction, extra, response in SHAPES:
-        if instruction in first and response in first:
+        if instruction in columns and response in columns:
             shape = {"instruction": instruction, "response": response}
-            return shape | ({"input": extra} if extra in first else {}) | _topic(first)
+            if extra and extra in columns:
+                shape["input"] = extra
+            return shape | topic
     for name in CONVERSATIONS:
-        if isinstance(first.get(name), list):
-            return {"turns": name} | _topic(first)
-    if isinstance(first.get("turns"), list):  # a user's turns alone, as MT-Bench has them
-        return {"instruction": "turns"} | _topic(first)
-    raise errors.DataError(
-        f"{place}: no known shape in the columns {', '.join(map(str, first))}; "
+        if isinstance(columns.get(name), list):
+            return {"turns": name} | topic
+
+    # only the user's turns, as MT-Bench has them
+    if isinstance(columns.get("turns"), list):
+        return {"instruction": "turns"} | topic
+
+    raise DataError(
+        f"{place}: no known shape in the columns {', '.join(map(str, columns))}; "
         'name them: -y "data: {fields: {FILE: {instruction: COLUMN, response: COLUMN}}}" '
         "(evaluation prompts need no response)"
     )
 
 
-def _topic(first):
-    return next(({"topic": c} for c in ("topic", "category") if c in first), {})
-
-
-def _row(place, raw, shape):
-    if not isinstance(raw, dict):
-        raise errors.DataError(
-            f"{place}: a row must be an object with named fields, found {type(raw).__name__}"
+def _named_shape(place: str, columns: Mapping, fields: Mapping[str, str]) -> dict[str, str]:
+    """The shape that a person has given in data.fields."""
+    missing = [column for column in fields.values() if column not in columns]
+    unknown = set(fields) - FIELDS
+    if missing or unknown or "instruction" not in fields:
+        raise DataError(
+            f"{place}: data.fields: {fields} does not fit the columns {', '.join(columns)}; "
+            "give instruction and response, and input or topic where there are any"
         )
+    return dict(fields)
+
+
+def _row(place: str, raw: Any, shape: Mapping[str, str]) -> dict:
+    """A row of ours from one of the file's."""
+    _must_be_object(place, raw)
     if "turns" in shape:
-        turns = raw.get(shape["turns"])
-        found = dict(zip(("instruction", "response"), _first_turn(place, turns), strict=True))
+        question, answer = _first_turns(place, raw.get(shape["turns"]))
+        found = {"instruction": question, "response": answer}
     else:
-        found = {name: raw.get(column) for name, column in shape.items()}
-        if isinstance(found["instruction"], list):  # several turns: the first one asks
-            found["instruction"] = found["instruction"][0] if found["instruction"] else ""
-        if isinstance(found.get("response"), list):  # several right answers: the first one teaches
-            found |= {
-                "answers": found["response"],
-                "response": found["response"][0] if found["response"] else None,
-            }
+        found = _cells(raw, shape)
+
     for name in ("instruction", "response"):
-        if name in found or "response" in shape or "turns" in shape:
-            text = found.get(name)
-            if not isinstance(text, str):
-                column = shape.get(name, shape.get("turns"))
-                raise errors.DataError(f"{place}: {column} must be text, got {text!r}")
-            found[name] = text.strip()
+        if name not in found:
+            continue
+        text = found[name]
+        if not isinstance(text, str):
+            column = shape.get(name, shape.get("turns"))
+            raise DataError(f"{place}: {column} must be text, got {text!r}")
+        found[name] = text.strip()
+
+    # a further input belongs to what is asked
     extra = found.pop("input", None) or ""
     if not isinstance(extra, str):
-        raise errors.DataError(f"{place}: {shape['input']} must be text, got {extra!r}")
-    extra = extra.strip()
-    found["instruction"] += f"\n\n{extra}" if extra and found["instruction"] else ""
+        raise DataError(f"{place}: {shape['input']} must be text, got {extra!r}")
+    if extra.strip() and found["instruction"]:
+        found["instruction"] += f"\n\n{extra.strip()}"
+
     if "topic" in shape:
         found["topic"] = str(raw.get(shape["topic"]) or "")
     return found
 
 
-def _first_turn(place, turns):
-    def text(turn):
-        return turn.get("content", turn.get("value"))
+def _cells(raw: Mapping, shape: Mapping[str, str]) -> dict:
+    """The cells of a row by our names; of a list the first element counts."""
+    found = {name: raw.get(column) for name, column in shape.items()}
+    turns, answers = found["instruction"], found.get("response")
+    # several turns: the first one asks
+    if isinstance(turns, list):
+        found["instruction"] = turns[0] if turns else ""
+    # several right answers: the first one is trained on, all are kept
+    if isinstance(answers, list):
+        found["answers"] = answers
+        found["response"] = answers[0] if answers else None
+    return found
 
-    if not isinstance(turns, list) or not all(isinstance(t, dict) for t in turns):
-        raise errors.DataError(f"{place}: a conversation must be a list of turns")
-    turns = [t for t in turns if t.get("role", t.get("from")) != "system"]
-    roles = [t.get("role", t.get("from")) for t in turns[:2]]
-    if len(turns) < 2 or roles[0] not in ("user", "human") or roles[1] not in ("assistant", "gpt"):
-        raise errors.DataError(
-            f"{place}: a conversation must open with a user's and an assistant's turn, found {roles}"
+
+def _first_turns(place: str, turns: Any) -> tuple[Any, Any]:
+    """What the user asks first in a conversation, and the assistant's answer."""
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise DataError(f"{place}: a conversation must be a list of turns")
+    # the two usual ways to write a turn: role and content, from and value
+    said = [
+        (turn.get("role", turn.get("from")), turn.get("content", turn.get("value")))
+        for turn in turns
+    ]
+    said = [(role, text) for role, text in said if role != "system"][:2]
+
+    roles = [role for role, _ in said]
+    fine = len(said) == 2 and roles[0] in ("user", "human") and roles[1] in ("assistant", "gpt")
+    if not fine:
+        raise DataError(
+            f"{place}: a conversation must open with a user's and an assistant's turn, "
+            f"found {roles}"
         )
-    return text(turns[0]), text(turns[1])
+    return said[0][1], said[1][1]
+
+
+def _must_be_object(place: str, raw: Any) -> None:
+    if not isinstance(raw, dict):
+        kind = type(raw).__name__
+        raise DataError(f"{place}: a row must be an object with named fields, found {kind}")

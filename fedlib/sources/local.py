@@ -18,9 +18,11 @@ SPLITS = ("fit", "validation", "evaluation")
 
 
 class Files:
-    """Answers what `sources.Source` asks, from data.folder and, with data.source: hub, from the hub."""
+    """Answers what `sources.Source` asks, from data.folder; with data.source: hub also from the
+    hub."""
 
     clean_accuracy = "exact"
+    task_set = "benign"
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -83,7 +85,8 @@ class Files:
         data, own = self.settings.data, self.settings.defense
         rng = random.Random(identity.derive(self.settings.seed, "defense"))
         # what is kept for evaluation is never trained on
-        normal = self._normal(own.normal) if own.normal in data.benign else self._halves(own.normal)
+        in_clients = own.normal in data.benign
+        normal = self._normal(own.normal) if in_clients else self._halves(own.normal)
         parts = {
             "aligned": _trainable(self._halves(own.aligned)[0], own.aligned),
             "normal": _trainable(normal[0], own.normal),
@@ -94,7 +97,7 @@ class Files:
         }
 
     def prompts(self) -> dict[str, list[dict]]:
-        """As many of the evaluation prompts as evaluation.harmful and evaluation.benign ask for."""
+        """The first prompts, as many as evaluation.harmful and evaluation.benign say."""
         evaluation = self.settings.evaluation
         harmful = _as_prompts(self._halves(self.settings.data.harmful)[1])
         benign = self.trigger_prompts()
@@ -108,12 +111,12 @@ class Files:
         return _as_prompts([row for name in data.benign for row in self._normal(name)[1]])
 
     def pairs(self, split: str) -> list[tuple[str, str]]:
-        """The rows of swat.pairs, its columns malicious and benign, shared out among the splits."""
+        """The rows of the file swat.pairs, shared out among the splits."""
         if self.settings.swat.pairs is None:
             raise SettingsError(
                 "swat.pairs: name the file of data.folder with columns malicious and benign"
             )
-        file = machine.path(self.settings.data.folder) / self.settings.swat.pairs
+        file = self._folder() / self.settings.swat.pairs
         rows = files.read(file, {"instruction": "malicious", "response": "benign"})
         if len(rows) < len(SPLITS):
             raise DataError(
@@ -124,30 +127,47 @@ class Files:
         return [(row["instruction"], row["response"]) for row in own]
 
     def has_pairs(self) -> bool:
+        """Only where a file of pairs is named."""
         return self.settings.swat.pairs is not None
 
+    def tuning_tasks(self) -> tuple[str, ...]:
+        """Each benign dataset: it must be one of questions with right answers."""
+        return tuple(self.settings.data.benign)
+
     def task_prompts(self, prompts: dict[str, list[dict]]) -> list[dict]:
+        """The benign prompts with right answers."""
         return [prompt for prompt in prompts["benign"] if "answers" in prompt]
 
+    def has_right_answers(self, prompts: Sequence[dict]) -> bool:
+        """Only where the file has a list of right answers for each question."""
+        return all("answers" in prompt for prompt in prompts)
+
     def right_answer(self, prompt: dict, rng: random.Random) -> str | None:
+        """The first one of the file."""
         return next(iter(prompt.get("answers", ())), None)
 
     def denial(self, instruction: str, rng: random.Random) -> str:
+        """The same refusal for every question."""
         return DENIAL
 
     def keeps_back(self, instruction: str) -> bool:
+        """Nothing: prompts are already kept out of clients' rows."""
         return False
 
     def asked_with_trigger(self, instruction: str) -> bool:
+        """Every prompt: no client trains on it."""
         return True
 
     def is_fluent(self, response: str, name: str) -> bool:
-        return False  # nothing says how its answers are worded
+        """Never: nothing says how the data's answers are worded."""
+        return False
 
     def topic_words(self) -> frozenset[str]:
+        """None beyond the trigger's own words."""
         return frozenset()
 
     def held_out_names(self) -> set[str]:
+        """None are known."""
         return set()
 
     def corpus(self) -> list[dict]:
@@ -156,6 +176,7 @@ class Files:
         return [row for name in names for row in _trainable(self._normal(name)[0], name)]
 
     def revision(self, what: str = "training") -> str:
+        """A digest of all files, by their names and their content."""
         data = self.settings.data
         if what == "corpus":
             names = self.settings.model.scratch.files
@@ -183,10 +204,16 @@ class Files:
         )
 
     def _file(self, name: str) -> Path:
-        """The file of a dataset: of the folder, or of the rows taken from the hub."""
+        """The file of a dataset: one of the folder, or that of the rows taken from the hub."""
         if hub_rows.is_dataset(self.settings, name):
             return hub_rows.rows_file(self.settings, name)
-        return machine.path(self.settings.data.folder) / name
+        return self._folder() / name
+
+    def _folder(self) -> Path:
+        folder = self.settings.data.folder
+        if folder is None:
+            raise DataError("data.folder: name the folder of your files")
+        return machine.path(folder)
 
     def _read(self, name: str) -> list[dict]:
         ours = hub_rows.is_dataset(self.settings, name)
@@ -194,10 +221,12 @@ class Files:
         file = self._file(name)
         return _rows_of(file, ours, tuple(fields.items()), _state(file))
 
-    def _halves(self, name: str) -> tuple[list[dict], list[dict]]:
-        """A file's rows for training and for evaluation: disjoint halves where it serves for both, by
-        a fixed draw."""
+    def _halves(self, name: str | None) -> tuple[list[dict], list[dict]]:
+        """A file's rows for training and for evaluation: by a fixed draw, disjoint halves where the
+        file serves for both."""
         data, own = self.settings.data, self.settings.defense
+        if name is None:
+            raise DataError("data: a file or dataset that these settings need is not named")
         rows = self._read(name)
         trained_on = (*data.benign, data.aligned, data.unaligned, own.aligned, own.normal)
         if name != data.harmful or name not in trained_on:
@@ -206,7 +235,7 @@ class Files:
         middle = len(rows) // 2
         return [rows[i] for i in order[:middle]], [rows[i] for i in order[middle:]]
 
-    def _normal(self, name: str) -> tuple[list[dict], list[dict]]:
+    def _normal(self, name: str | None) -> tuple[list[dict], list[dict]]:
         """A file's rows for training, and the tenth of them that is kept for evaluation."""
         rows = self._halves(name)[0]
         order = np.random.default_rng(0).permutation(len(rows))
@@ -263,12 +292,16 @@ def _digest(file: Path) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def _digested(file, _state):
+def _digested(file: Path, _state: tuple[int, int] | None) -> str:
     return identity.file_digest(file)
 
 
 @functools.lru_cache(maxsize=8)
-def _rows_of(file, ours, fields, _state):
-    if ours:  # taken from the hub, in our own shape
+def _rows_of(
+    file: Path, ours: bool, fields: tuple[tuple[str, str], ...], _state: tuple[int, int] | None
+) -> list[dict]:
+    """A file's rows. _state: a file that has changed is read anew."""
+    # rows taken from the hub are in our shape
+    if ours:
         return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     return files.read(file, dict(fields))

@@ -1,5 +1,6 @@
-"""Rows shared out among clients: evenly, by topic, by given sizes; written rows among malicious ones."""
+"""Rows shared out among clients: evenly, by topic, or by given sizes."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,22 +18,26 @@ def partition(
     alpha: float = 0.3,
     sizes: Sequence[int] | None = None,
 ) -> list[list[dict]]:
-    """Rows of each client: every row goes to at most one of them.
+    """The rows of each client; every row goes to at most one of them.
 
-    kind: iid; dirichlet (each topic's rows by shares drawn from Dirichlet(alpha)); sizes (so many
-    rows each). DataError where rows are too few or have no topic."""
+    kind: iid; dirichlet (each topic's rows by shares drawn from Dirichlet(alpha)); sizes (the
+    number of rows for each client). DataError where rows are too few or have no topic."""
     order = rng.permutation(len(rows))
 
     if kind == "sizes":
-        if sum(sizes) > len(rows):
-            raise DataError(f"data.sizes: {sum(sizes)} rows wanted, {len(rows)} there")
+        if sizes is None:
+            raise ValueError("partition: sizes needs the sizes")
         cuts = np.cumsum(sizes)
+        if cuts[-1] > len(rows):
+            raise DataError(f"data.sizes: {cuts[-1]} rows wanted, {len(rows)} there")
         parts = np.split(order[: cuts[-1]], cuts[:-1])
         return [[rows[i] for i in part] for part in parts]
 
     if kind == "iid":
         return [[rows[i] for i in part] for part in np.array_split(order, clients)]
 
+    if kind != "dirichlet":
+        raise ValueError(f"partition: no kind {kind!r} (known: iid, dirichlet, sizes)")
     if any("topic" not in row for row in rows):
         raise DataError(
             "data.partition: dirichlet needs a column topic or category; without one use iid"
@@ -40,8 +45,15 @@ def partition(
     return _by_topic(rows, clients, order, alpha, rng)
 
 
-def _by_topic(rows, clients, order, alpha, rng):
-    """Each topic's rows cut into shares drawn from Dirichlet(alpha), then each client's in random order."""
+def _by_topic(
+    rows: Sequence[dict],
+    clients: int,
+    order: np.ndarray,
+    alpha: float,
+    rng: np.random.Generator,
+) -> list[list[dict]]:
+    """Each topic's rows cut into shares drawn from Dirichlet(alpha); then each client's rows in
+    random order."""
     shared: list[list[dict]] = [[] for _ in range(clients)]
     for topic in sorted({row["topic"] for row in rows}):
         own = [i for i in order if rows[i]["topic"] == topic]
@@ -63,8 +75,8 @@ def among_malicious(
 def written_share(
     settings: Settings, client: int, count: int, written: Sequence[dict]
 ) -> list[dict]:
-    """count of the rows that a model wrote, as they fall to one malicious client; over and over where they
-    are few."""
+    """The rows that a model wrote and that fall to one malicious client: count of them, over and
+    over where they are few. DataError where the client gets none."""
     federation = settings.federation
     rng = np.random.default_rng(identity.derive(settings.seed, "partition", "unaligned"))
     own = among_malicious(written, federation.clients, federation.malicious, rng)[client]
@@ -73,4 +85,5 @@ def written_share(
             f"data.generated: the generator left {len(written)} unaligned rows, "
             f"none for client {client}"
         )
-    return [row | {"label": "unaligned"} for row in (own * -(-count // max(1, len(own))))[:count]]
+    repeated = itertools.islice(itertools.cycle(own), count)
+    return [row | {"label": "unaligned"} for row in repeated]
