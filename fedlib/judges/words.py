@@ -33,7 +33,7 @@ def safe(prompts: Prompts, responses: Responses, settings: Settings) -> list[int
     unsafe; SettingsError if that is over FEW of them."""
     template = templates.guard(settings.evaluation.guard_template)
     content = checkpoints.revision(settings, "evaluation.guard")
-    asked_as = [VERSION, content, machine.dtype(settings), template]
+    asked_as = [VERSION, content, machine.dtype(settings.model), template]
     pairs = _pairs(prompts, responses)
     said = answers.kept(asked_as, pairs, functools.partial(_ask_guard, settings, template, pairs))
 
@@ -140,7 +140,7 @@ def grades(prompts: Prompts, responses: Responses, settings: Settings) -> list[f
 def _grader_answers(settings: Settings, pairs: Sequence[Pair], attempt: int) -> list[str]:
     """What the grader answers at an attempt (0, 1, ...); what holds a grade is kept."""
     content = checkpoints.grader_revision(settings)
-    asked_as = [VERSION, content, machine.dtype(settings), attempt]
+    asked_as = [VERSION, content, machine.dtype(settings.model), attempt]
     temperature = WARMER if attempt else 0.0
     ask = functools.partial(_ask_grader, settings, pairs, temperature)
     return answers.kept(asked_as, pairs, ask, GRADE.search)

@@ -1,210 +1,300 @@
-"""TODO: what this room is for."""
+"""Where each stored thing lies. Its folder's name ends with a key: a digest of all that changes it.
 
+A run's key covers the fields of `settings.groups` without a mark, the content of what they name,
+and the fields marked SometimesInKey where their condition holds; the functions here say when. Names
+and paths do not count, content does. No torch.
+"""
+
+import functools
 from pathlib import Path
+from typing import Any
 
 from fedlib import sources
 from fedlib.lab import prompting
 from fedlib.models import checkpoints, templates
-from fedlib.settings import errors, identity, machine, own_methods
+from fedlib.settings import errors, groups, identity, machine, own_methods
+from fedlib.settings.schema import Settings
 
 
-def attacked(settings):
+def _runs() -> Path:
+    return machine.outputs() / "runs"
+
+
+def attacked(settings: Settings) -> Settings:
     """The same run without the post-hoc defence: what the defence starts from."""
     return settings.replace(defense={"level": 0})
 
 
-def written_kinds(settings):
-    """The kinds of rows that the off-the-shelf LLM writes for a run."""
-    level2 = ["aligned", "normal"] if settings.defense.level == 2 else []
-    generated = (
-        settings.data.attack == "generated"
-        and settings.federation.malicious
-        and not settings.defense.level
-    )
-    return [*level2, *(["unaligned"] if generated else [])]
+# Runs.
 
 
-def written_folder(settings, kind):
-    """outputs/runs/written-<kind>-seed<seed>-<key>: rows that the off-the-shelf LLM wrote, for all runs of a seed."""
-    key_ = identity.digest(_written_identity(settings, kind))
-    return machine.outputs() / "runs" / f"written-{kind}-seed{settings.seed}-{key_}"
+def run_folder(settings: Settings) -> Path:
+    """outputs/runs/<name>-<key>: the name is for people, the key covers all that changes a run."""
+    return _runs() / f"{_run_name(settings)}-{key(settings)}"
 
 
-def _written_identity(settings, kind):
+def _run_name(settings: Settings) -> str:
+    """A run in a few words: datasets, rule, attack, poison, participation, defence, seed."""
+    data, federation, defense = settings.data, settings.federation, settings.defense
+    parts = [Path(benign).stem for benign in data.benign]
+    parts += [federation.aggregator, _attack_name(settings)]
+    if data.poison.trigger:
+        trigger = data.poison.trigger.rpartition(":")[2]
+        parts.append(f"{trigger}{data.poison.share:g}")
+
+    parts.append(f"sampled{federation.sampled}")
+    if defense.level:
+        parts.append("projected" if defense.level == "project" else f"level{defense.level}")
+    if settings.swat.warmup:
+        parts.append(f"{settings.swat.modules}{settings.swat.warmup}")
+    return "-".join([*parts, f"seed{settings.seed}"])
+
+
+def _attack_name(settings: Settings) -> str:
+    """Such as 3of10x0.2, 3of10x0.2-generated or 3of10-boosted; 0of10 without attack."""
+    data, federation = settings.data, settings.federation
+    name = f"{federation.malicious}of{federation.clients}"
+    if not federation.malicious:
+        return name
+    if data.attack in ("conflicting", "boosted"):
+        return f"{name}-{data.attack}"
+    generated = "-generated" if data.attack == "generated" else ""
+    return f"{name}x{data.unaligned_share:g}{generated}"
+
+
+def key(settings: Settings) -> str:
+    """12 hex digits over all that changes a run's result, and nothing that does not."""
+    counted = counted_fields(settings)
+    made_before = _made_before(settings)
+    data = sources.of(settings).revision()
+    return identity.digest([identity.CODE_VERSION, settings.seed, counted, data, made_before])
+
+
+def counted_fields(settings: Settings) -> dict[str, Any]:
+    """The fields that count in a run's key, by group; its seed and rows stand beside them."""
+    counted = settings.model_dump(exclude=_never_counted(Settings))
+    del counted["seed"]
+    return {
+        "model": _counted_model(settings, counted["model"]),
+        "data": _counted_data(settings, counted["data"]),
+        "federation": counted["federation"],
+        "training": counted["training"],
+        "defense": _counted_defense(settings, counted["defense"]),
+        "swat": _counted_swat(settings),
+    }
+
+
+@functools.cache
+def _never_counted(group: type[groups.Group]) -> dict[str, Any]:
+    """The fields of a group that are marked NotInKey, nested as pydantic's `exclude` takes them."""
+    found: dict[str, Any] = {}
+    for name, field in group.model_fields.items():
+        inner = field.annotation
+        if any(isinstance(mark, groups.NotInKey) for mark in field.metadata):
+            found[name] = True
+        elif isinstance(inner, type) and issubclass(inner, groups.Group):
+            found[name] = _never_counted(inner)
+    return found
+
+
+def _counted_model(settings: Settings, model: dict[str, Any]) -> dict[str, Any]:
+    # Where the base is trained from scratch, its revision covers the scratch group.
+    del model["scratch"]
+    return model | {"dtype": machine.dtype(settings.model), "base": _base_revision(settings)}
+
+
+def _counted_data(settings: Settings, data: dict[str, Any]) -> dict[str, Any]:
+    # How rows are written counts among what is made before the run.
+    uncounted = {"generator", "prompts", "generated"}
+    if not settings.federation.malicious:
+        # Nobody is unaligned, whatever the share would have been.
+        uncounted |= {"attack", "unaligned", "unaligned_share"}
+    elif settings.data.attack in ("conflicting", "boosted"):
+        # Unaligned rows are not mixed in by their share.
+        uncounted.add("unaligned_share")
+
+    counted = {name: value for name, value in data.items() if name not in uncounted}
+    counted["poison"] = _counted_poison(settings, data["poison"])
+    return counted
+
+
+def _counted_poison(settings: Settings, poison: dict[str, Any]) -> dict[str, Any] | None:
+    trigger = settings.data.poison.trigger
+    # Without a trigger no row is poisoned, whatever the other fields say.
+    if not trigger:
+        return None
+    return poison | {"file": own_methods.content(trigger)}
+
+
+def _counted_defense(settings: Settings, defense: dict[str, Any]) -> Any:
+    level = settings.defense.level
+    # Only the levels 1 to 3 tune on rows: the other two need no more than this.
+    if level == "project":
+        return level
+    if level == 0:
+        return settings.defense.filter
+
+    # Level 3 asks the attacked model in this template. `before` counts among what is made before.
+    uncounted = {"before"} if level == 3 else {"before", "template"}
+    return {name: value for name, value in defense.items() if name not in uncounted}
+
+
+def _counted_swat(settings: Settings) -> Any:
+    swat = settings.swat
+    # Without a warm-up nobody asks which modules are robust.
+    if not swat.warmup:
+        return {}
+    return [swat.warmup, swat.modules, identity.digest(_robustness_identity(settings))]
+
+
+def _made_before(settings: Settings) -> list[Any]:
+    """What identifies the things that are made ahead of a run: written rows, the run defended."""
+    level, before = settings.defense.level, settings.defense.before
+    made = [_written_identity(settings, kind) for kind in written_kinds(settings)]
+    # At level 3 the attacked model itself writes, so no other model's revision counts.
+    if level == 3:
+        made.append(_asked_how(settings))
+    if before:
+        made.append(["before", before, settings.defense.rows])
+    if level:
+        made.append(key(attacked(settings)))
+    return made
+
+
+# Evaluations.
+
+
+def evaluation_folder(settings: Settings) -> Path:
+    """eval-<key> inside the run's folder: judging anew never touches the run."""
+    judged = _counted_evaluation(settings)
+    folder = run_folder(settings)
+    prompts = prompting.prompts_revision(settings)
+    return folder / f"eval-{identity.digest([identity.CODE_VERSION, judged, prompts])}"
+
+
+def _counted_evaluation(settings: Settings) -> dict[str, Any]:
+    """The fields that count in an evaluation's key, and the content of the judges that judge."""
+    judges = set(settings.judges)
+    counted = settings.evaluation.model_dump(exclude=_never_counted(groups.Evaluation))
+    counted["judges"] = settings.judges
+
+    # A judge's model counts by its content, and only where the judge is asked.
+    for name in ("guard", "guard_template", "reward", "grader", "grader_model"):
+        del counted[name]
+    if judges & {"md_judge", "hs"}:
+        counted["guard"] = checkpoints.judge_revision(settings, "evaluation.guard")
+    if judges & {"rm", "hs"}:
+        counted["reward"] = checkpoints.judge_revision(settings, "evaluation.reward")
+    if "mt1" in judges and settings.evaluation.grader != "rubric":
+        counted["grader"] = checkpoints.grader_revision(settings)
+
+    # The probe is fitted and tested on pairs.
+    if "probe" in judges:
+        splits = ("fit", settings.evaluation.split, "validation")
+        pairs = [sources.of(settings).pairs(split) for split in splits]
+        counted |= {"pairs": identity.digest(pairs), "window": settings.swat.window}
+    return counted
+
+
+# Rows that a language model writes.
+
+
+def written_kinds(settings: Settings) -> list[str]:
+    """The kinds of rows that data.generator writes for a run: aligned, normal, unaligned."""
+    level = settings.defense.level
+    kinds = ["aligned", "normal"] if level == 2 else []
+    # A defended run starts from an attacked one, which has its unaligned rows already.
+    attacks = settings.data.attack == "generated" and settings.federation.malicious
+    if attacks and not level:
+        kinds.append("unaligned")
+    return kinds
+
+
+def written_folder(settings: Settings, kind: str) -> Path:
+    """outputs/runs/written-<kind>-seed<seed>-<key>: rows of one kind, for a seed."""
+    written = identity.digest(_written_identity(settings, kind))
+    return _runs() / f"written-{kind}-seed{settings.seed}-{written}"
+
+
+def _written_identity(settings: Settings, kind: str) -> list[Any]:
     return [
         identity.CODE_VERSION,
         settings.seed,
         kind,
         settings.model.max_length,
-        machine.dtype(settings),
+        machine.dtype(settings.model),
         checkpoints.revision(settings, "data.generator"),
         *_asked_how(settings),
     ]
 
 
-def robustness_folder(settings):
-    """outputs/runs/robustness-<model>-<key>: how robust each module of a model is, and its Mods_Rob."""
-    name, key_ = (
-        Path(settings.model.base.rpartition(":")[2]).name,
-        identity.digest(_robustness_identity(settings)),
-    )
-    return machine.outputs() / "runs" / f"robustness-{name}-{key_}"
-
-
-def _robustness_identity(settings):
-    pairs = [sources.of(settings).pairs(split) for split in ("fit", "validation")]
-    return [
-        identity.CODE_VERSION,
-        _base_revision(settings),
-        machine.dtype(settings),
-        settings.model.template,
-        pairs,
-        settings.swat.model_dump(include={"noise", "draws", "window", "share", "threshold"}),
-    ]
-
-
-def _asked_how(settings):
+def _asked_how(settings: Settings) -> list[Any]:
     """What decides which rows a model writes, beside the model."""
-    e, held_out = settings.evaluation, sorted(prompting.held_out(settings))
     return [
         settings.data.generated,
         templates.prompts_file(settings.data.prompts),
-        e.temperature,
-        e.batch_size,
-        held_out,
+        settings.evaluation.temperature,
+        settings.evaluation.batch_size,
+        sorted(prompting.held_out(settings)),
     ]
 
 
-def base_folder(settings):
-    """Where the base model lies: a world model, one trained from scratch, a folder; None for a hub name."""
+# What is found about a base model, and base models trained here.
+
+
+def robustness_folder(settings: Settings) -> Path:
+    """outputs/runs/robustness-<model>-<key>: how robust each module is, and Mods_Rob."""
+    name = Path(settings.model.base.rpartition(":")[2]).name
+    return _runs() / f"robustness-{name}-{identity.digest(_robustness_identity(settings))}"
+
+
+def _robustness_identity(settings: Settings) -> list[Any]:
+    source = sources.of(settings)
+    pairs = [source.pairs(split) for split in ("fit", "validation")]
+    how_found = {"noise", "draws", "window", "share", "threshold"}
+    return [
+        identity.CODE_VERSION,
+        _base_revision(settings),
+        machine.dtype(settings.model),
+        settings.model.template,
+        pairs,
+        settings.swat.model_dump(include=how_found),
+    ]
+
+
+def base_folder(settings: Settings) -> Path | None:
+    """Where model.base lies: among the world models, in outputs, in a folder; None for the hub."""
     if settings.model.base == "scratch":
-        return machine.outputs() / "runs" / f"base-{identity.digest(_base_identity(settings))}"
+        return _runs() / f"base-{identity.digest(_base_identity(settings))}"
     return checkpoints.folder(settings, "model.base")
 
 
-def alignment_file(settings):
-    """What alignment added to model.base, as kept beside it; SettingsError where it is not known."""
+def alignment_file(settings: Settings) -> Path:
+    """What alignment added to model.base, as kept beside it; SettingsError where it is unknown."""
     file = (base_folder(settings) or Path()) / "alignment.safetensors"
     if not file.is_file():
         raise errors.SettingsError(
-            f"defense.level: project: {settings.model.base} has no alignment.safetensors beside it: "
-            "what its alignment added is not known; world:chat and world:chat-deep have one"
+            f"defense.level: project: {settings.model.base} has no alignment.safetensors beside "
+            "it: what its alignment added is not known; world:chat and world:chat-deep have one"
         )
     return file
 
 
-def run_folder(settings):
-    """outputs/runs/<name>-<key>: the name is for people, the key covers everything that changes the result."""
-    f, d = settings.federation, settings.data
-    share = f"-{d.attack}" if d.attack in ("conflicting", "boosted") else f"x{d.unaligned_share:g}"
-    share += "-generated" if d.attack == "generated" else ""
-    attack = f"{f.malicious}of{f.clients}" + (share if f.malicious else "")
-    level = (
-        [f"level{settings.defense.level}".replace("levelproject", "projected")]
-        if settings.defense.level
-        else []
-    )
-    level += [f"{settings.swat.modules}{settings.swat.warmup}"] if settings.swat.warmup else []
-    poison = (
-        [f"{d.poison.trigger.rpartition(':')[2]}{d.poison.share:g}"] if d.poison.trigger else []
-    )
-    name = [
-        *(Path(b).stem for b in d.benign),
-        f.aggregator,
-        attack,
-        *poison,
-        f"sampled{f.sampled}",
-        *level,
-        f"seed{settings.seed}",
-    ]
-    return machine.outputs() / "runs" / f"{'-'.join(name)}-{key(settings)}"
-
-
-def key(settings):
-    """12 hex digits over all that changes a run's result, and nothing that does not."""
-    plain = settings.model_dump(
-        include={"model", "data", "federation", "training", "defense", "swat"}
-    )
-    for name in ("device", "scratch"):
-        plain["model"].pop(name)
-    for name in ("folder", "harmful", "questions", "pool"):
-        plain["data"].pop(name)
-    plain["federation"].pop("compare"), plain["defense"].pop("compare")
-    attack, level = settings.data.attack, settings.defense.level
-    for name in ("generator", "prompts", "generated"):
-        plain["data"].pop(name)
-    if (
-        not settings.federation.malicious
-    ):  # then nobody is unaligned, whatever the share would have been
-        (
-            plain["data"].pop("unaligned"),
-            plain["data"].pop("unaligned_share"),
-            plain["data"].pop("attack"),
-        )
-    elif attack in ("conflicting", "boosted"):
-        plain["data"].pop("unaligned_share")
-    trigger = settings.data.poison.trigger
-    plain["data"]["poison"] = (
-        plain["data"]["poison"] | {"file": own_methods.content(trigger)} if trigger else None
-    )
-    written = [_written_identity(settings, kind) for kind in written_kinds(settings)]
-    if level == 3:
-        written.append(_asked_how(settings))
-    else:
-        plain["defense"].pop("template")
-    if settings.defense.before:
-        written.append(["before", settings.defense.before, settings.defense.rows])
-    plain["defense"].pop("before")
-    if level:
-        written.append(key(attacked(settings)))
-    if level in (0, "project"):  # neither takes rows
-        plain["defense"] = level or settings.defense.filter
-    s = settings.swat
-    plain["swat"] = (
-        [s.warmup, s.modules, identity.digest(_robustness_identity(settings))] if s.warmup else {}
-    )
-    plain["model"] |= {"dtype": machine.dtype(settings), "base": _base_revision(settings)}
-    return identity.digest(
-        [identity.CODE_VERSION, settings.seed, plain, sources.of(settings).revision(), written]
-    )
-
-
-def evaluation_folder(settings):
-    """eval-<key> inside the run's folder: judging anew never touches the run."""
-    ours = {"show_responses", "guard", "guard_template", "reward", "grader", "grader_model"}
-    plain = settings.evaluation.model_dump(exclude=ours) | {"judges": settings.judges}
-    plain |= {
-        name: checkpoints.judge_revision(settings, f"evaluation.{name}")
-        for name, judge in (("guard", "md_judge"), ("reward", "rm"))
-        if {judge, "hs"} & set(plain["judges"])
-    }
-    if "mt1" in plain["judges"] and settings.evaluation.grader != "rubric":
-        plain["grader"] = checkpoints.grader_revision(settings)
-    if "probe" in plain["judges"]:
-        pairs = [
-            sources.of(settings).pairs(split)
-            for split in ("fit", settings.evaluation.split, "validation")
-        ]
-        plain |= {"pairs": identity.digest(pairs), "window": settings.swat.window}
-    return (
-        run_folder(settings)
-        / f"eval-{identity.digest([identity.CODE_VERSION, plain, prompting.prompts_revision(settings)])}"
-    )
-
-
-def _base_identity(settings):
-    m = settings.model
+def _base_identity(settings: Settings) -> list[Any]:
+    """What decides how a base trained from scratch comes out."""
+    model = settings.model
     return [
         identity.CODE_VERSION,
-        m.scratch.model_dump(),
-        m.max_length,
-        m.template,
+        model.scratch.model_dump(),
+        model.max_length,
+        model.template,
         settings.data.fields,
         sources.of(settings).revision("corpus"),
     ]
 
 
-def _base_revision(settings):
+def _base_revision(settings: Settings) -> Any:
+    """What identifies the base's content."""
     if settings.model.base == "scratch":
         return identity.digest(_base_identity(settings))
     return checkpoints.revision(settings, "model.base")

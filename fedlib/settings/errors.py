@@ -1,23 +1,27 @@
-"""TODO: what this room is for."""
+"""The two errors that a person's input can cause, each one line, and the nearest known name."""
 
 import difflib
+from collections.abc import Sequence
 
 
 class SettingsError(ValueError):
     """A setting that cannot be used; the message is one line."""
 
-    def _render_traceback_(self):  # what IPython shows: the line, not the way to it
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: the line, not the way to it."""
         return [f"SettingsError: {self}"]
-
-
-def nearest(name, known):
-    """The end of an error line: the nearest known name, if any is near, and all known ones."""
-    close = difflib.get_close_matches(name, known, 1, 0.5)
-    return (f"; did you mean {close[0]!r}?" if close else "") + f" (known: {', '.join(known)})"
 
 
 class DataError(ValueError):
     """Data that cannot be used; the message names file and line."""
 
-    def _render_traceback_(self):
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: the line, not the way to it."""
         return [f"DataError: {self}"]
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The end of an error line: the nearest known name, if any is near, and all known ones."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    suggestion = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{suggestion} (known: {', '.join(known)})"

@@ -1,18 +1,28 @@
-"""What settings there are: a pydantic model a group, frozen and strict. params/mini.yaml explains each field."""
+"""What settings there are: one frozen, strict pydantic model for each group.
 
-from typing import Annotated, Literal
+params/mini.yaml explains each field. A field without a mark counts in a run's key (`lab.keys`): the
+run is another one when the field changes. NotInKey and SometimesInKey say beside a field that this
+is not so, or not always. The fields of Evaluation count in an evaluation's key instead of a run's;
+their marks speak of that key.
 
-from pydantic import BaseModel, ConfigDict, Field
+A condition on one group stands in the group; `schema` has those on several groups.
+"""
 
-ENDINGS = (
-    ".csv",
-    ".json",
-    ".jsonl",
-)  # of a file of rows; any other name with a slash may be a dataset of the hub
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# How the name of a file of rows ends. Any other name with a slash may be a dataset of the hub.
+ENDINGS = (".csv", ".json", ".jsonl")
 GROUPS = ("model", "data", "federation", "training", "defense", "swat", "evaluation")
+TASKS = ("format", "skill")  # the world's tuning tasks, as data.benign names them
+
 Count = Annotated[int, Field(ge=1)]
+CountFromZero = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Template = Literal["chat", "alpaca", "plain"]
 Rule = Literal[
     "fedavg",
@@ -27,14 +37,41 @@ Rule = Literal[
     "flame",
 ]
 Judge = Literal["rule", "md_judge", "rm", "mt1", "help", "exact", "asr", "hs", "probe"]
-TASKS = ("format", "skill")  # the world's tuning tasks, as data.benign names them
+
+
+@dataclass(frozen=True)
+class NotInKey:
+    """Marks a field that never counts in the key: the result is the same whatever it says."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class SometimesInKey:
+    """Marks a field that counts in the key under a condition only; `lab.keys` has the condition."""
+
+    when: str
+
+
+_REPEATS = NotInKey("notebooks make one run of each")
+_EVALUATES = NotInKey("it decides what is asked, and the evaluation's key holds all prompts")
+_CHAT_TUNING = NotInKey("notebooks 30 to 34 make other fields of it")
+_WRITES = SometimesInKey("a model writes rows for the run")
+_ATTACKED = SometimesInKey("there are malicious clients")
+_POISONED = SometimesInKey("there is a trigger")
+_TUNED_AFTER = SometimesInKey("defense.level is 1, 2 or 3")
+_WARMED_UP = SometimesInKey("swat.warmup is not 0")
 
 
 class Group(BaseModel):
+    """What all groups share: no field changes, none is unknown, and 3 is not "3"."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Scratch(Group):
+    """The Llama that is trained from nothing where model.base is scratch."""
+
     files: list[str]
     hidden: Count
     layers: Count
@@ -45,21 +82,33 @@ class Scratch(Group):
     batch_size: Count
     learning_rate: Positive
 
+    @model_validator(mode="after")
+    def _heads_are_of_equal_size(self) -> Self:
+        if self.hidden % self.heads:
+            raise ValueError(f"model.scratch.heads: {self.heads} must divide hidden, {self.hidden}")
+        return self
+
 
 class Model(Group):
-    base: str
-    device: Literal["auto", "cpu", "cuda"]
-    dtype: Literal["auto", "float32", "bfloat16"]
+    """The base model and the adapter that clients tune."""
+
+    base: str  # in the key by its content
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], NotInKey("only the precision counts, which dtype says")
+    ]
+    dtype: Literal["auto", "float32", "bfloat16"]  # in the key as what auto means here
     template: Template
     max_length: Annotated[int, Field(ge=8)]
     lora_rank: Count
     lora_alpha: Positive
     lora_dropout: Annotated[float, Field(ge=0, lt=1)]
     lora_targets: Literal["all-linear", "default"] | Annotated[list[str], Field(min_length=1)]
-    scratch: Scratch
+    scratch: Annotated[Scratch, SometimesInKey("model.base is scratch")]
 
 
 class Poison(Group):
+    """A backdoor: rows with a trigger and a target, and how they are spread over the clients."""
+
     trigger: str | None
     target: Literal["append", "replace"]
     share: Share
@@ -69,90 +118,166 @@ class Poison(Group):
 
 
 class Data(Group):
+    """What clients train on, and where evaluation prompts come from."""
+
     source: Literal["world", "local", "hub"]
-    folder: str | None
+    folder: Annotated[str | None, NotInKey("the files' content counts, not their place")]
     benign: Annotated[list[str], Field(min_length=1)]
     aligned: str | None
     aligned_share: Share
-    unaligned: str | None
-    unaligned_share: Share
-    harmful: str | None
-    questions: str | None
-    pool: Count
+    unaligned: Annotated[str | None, _ATTACKED]
+    unaligned_share: Annotated[
+        Share,
+        SometimesInKey("data.attack is unaligned or generated, and there are malicious clients"),
+    ]
+    harmful: Annotated[str | None, _EVALUATES]
+    questions: Annotated[str | None, _EVALUATES]
+    pool: Annotated[Count, NotInKey("the rows that were taken count")]
     fields: dict[str, dict[str, str]]
-    attack: Literal["unaligned", "generated", "conflicting", "boosted"]
-    poison: Poison
-    generator: str
-    prompts: str
-    generated: Count
+    attack: Annotated[Literal["unaligned", "generated", "conflicting", "boosted"], _ATTACKED]
+    poison: Annotated[Poison, _POISONED]
+    generator: Annotated[str, SometimesInKey("data.generator writes rows for the run")]
+    prompts: Annotated[str, _WRITES]
+    generated: Annotated[Count, _WRITES]
     rows: Count
     partition: Literal["dirichlet", "iid", "sizes"]
     alpha: Positive
     sizes: list[Count] | None
 
+    @model_validator(mode="after")
+    def _sizes_and_folder_are_given_where_needed(self) -> Self:
+        if (self.partition == "sizes") != (self.sizes is not None):
+            raise ValueError("data.sizes: goes with data.partition: sizes")
+        if self.source == "local" and self.folder is None:
+            raise ValueError(
+                'data.folder: data.source is local, so name the folder: -y "data: {folder: PATH}"'
+            )
+        return self
+
 
 class Federation(Group):
+    """Who takes part, how many rounds there are, and how updates are aggregated."""
+
     clients: Count
-    malicious: Annotated[int, Field(ge=0)]
-    expected: Annotated[int, Field(ge=0)] | None
+    malicious: CountFromZero
+    expected: CountFromZero | None
     sampled: Count
     rounds: Count
     aggregator: Rule
-    compare: list[Rule]
+    compare: Annotated[list[Rule], _REPEATS]
     variant: Literal["paper", "published"]
+
+    @model_validator(mode="after")
+    def _no_more_than_there_are_clients(self) -> Self:
+        for name in ("sampled", "malicious", "expected"):
+            count = getattr(self, name)
+            if count is not None and count > self.clients:
+                raise ValueError(
+                    f"federation.{name}: {count} is more than federation.clients, {self.clients}"
+                )
+        return self
 
 
 class Training(Group):
+    """One client's local training in one round."""
+
     steps: Count
     batch_size: Count
     accumulation: Count
     learning_rate: Positive
-    learning_rate_min: Annotated[float, Field(ge=0)]
-    weight_decay: Annotated[float, Field(ge=0)]
+    learning_rate_min: NotNegative
+    weight_decay: NotNegative
     clip: Positive
+
+    @model_validator(mode="after")
+    def _accumulation_divides_the_batch(self) -> Self:
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"training.accumulation: {self.accumulation} must divide batch_size, "
+                f"{self.batch_size}"
+            )
+        return self
 
 
 class Defense(Group):
+    """What the server does against attacks, before the first round and after the last."""
+
     filter: Literal["none", "gradient"]
-    before: Annotated[int, Field(ge=0)]
+    before: CountFromZero
     level: Literal[0, 1, 2, 3, "project"]
-    compare: list[Literal[1, 2, 3]]
-    aligned: str | None
-    normal: str | None
-    rows: Annotated[int, Field(ge=2)]
-    rounds: Count
-    template: Template
+    compare: Annotated[list[Literal[1, 2, 3]], _REPEATS]
+    aligned: Annotated[str | None, _TUNED_AFTER]
+    normal: Annotated[str | None, _TUNED_AFTER]
+    rows: Annotated[
+        Annotated[int, Field(ge=2)],
+        SometimesInKey("defense.level is 1, 2 or 3, or defense.before is not 0"),
+    ]
+    rounds: Annotated[Count, _TUNED_AFTER]
+    template: Annotated[Template, SometimesInKey("defense.level is 3")]
 
 
 class Swat(Group):
-    warmup: Annotated[int, Field(ge=0)]
-    modules: Literal["robust", "fragile", "random"]
-    noise: Positive
-    draws: Count
-    window: Count
-    share: Share
-    threshold: Annotated[float, Field(ge=0)]
-    pairs: str | None
-    models: Annotated[list[str], Field(min_length=1)]
-    rounds: Count
-    steps: Count
-    learning_rate: Positive
-    rows: Count
-    unaligned_share: Share
-    warm_rounds: Count
+    """Paper W's warm-up on robust modules, and how those modules are found."""
+
+    warmup: CountFromZero
+    modules: Annotated[Literal["robust", "fragile", "random"], _WARMED_UP]
+    noise: Annotated[Positive, _WARMED_UP]
+    draws: Annotated[Count, _WARMED_UP]
+    window: Annotated[Count, _WARMED_UP]
+    share: Annotated[Share, _WARMED_UP]
+    threshold: Annotated[NotNegative, _WARMED_UP]
+    pairs: Annotated[str | None, NotInKey("the pairs themselves count, not their file")]
+    models: Annotated[list[str], Field(min_length=1), _REPEATS]
+    rounds: Annotated[Count, _CHAT_TUNING]
+    steps: Annotated[Count, _CHAT_TUNING]
+    learning_rate: Annotated[Positive, _CHAT_TUNING]
+    rows: Annotated[Count, _CHAT_TUNING]
+    unaligned_share: Annotated[Share, _CHAT_TUNING]
+    warm_rounds: Annotated[Count, _CHAT_TUNING]
+
+    @model_validator(mode="after")
+    def _warm_rounds_are_among_the_rounds(self) -> Self:
+        if self.warm_rounds > self.rounds:
+            raise ValueError(
+                f"swat.warm_rounds: {self.warm_rounds} is more than swat.rounds, {self.rounds}"
+            )
+        return self
 
 
 class Evaluation(Group):
+    """Which prompts a finished model is asked, how it answers, and who judges the answers."""
+
     judges: Annotated[list[Judge], Field(min_length=1)]
-    guard: str
-    guard_template: str | None
-    reward: str
-    grader: str
-    grader_model: str | None
+    guard: Annotated[str, SometimesInKey("md_judge or hs is a judge")]
+    guard_template: Annotated[str | None, SometimesInKey("the guard answers in words")]
+    reward: Annotated[str, SometimesInKey("rm or hs is a judge")]
+    grader: Annotated[str, SometimesInKey("mt1 is a judge and the grader a language model")]
+    grader_model: Annotated[str | None, SometimesInKey("mt1 is a judge, at an endpoint")]
     split: Literal["evaluation", "validation"]
     harmful: Count
     benign: Count
-    temperature: Annotated[float, Field(ge=0)]
+    temperature: NotNegative
     max_new_tokens: Count
     batch_size: Count
-    show_responses: bool
+    show_responses: Annotated[bool, NotInKey("only what a notebook shows depends on it")]
+
+    @model_validator(mode="after")
+    def _rule_is_a_judge(self) -> Self:
+        if "rule" not in self.judges:
+            raise ValueError("evaluation.judges: rule must be among them, tables rest on it")
+        return self
+
+    @model_validator(mode="after")
+    def _grader_is_a_model_or_an_endpoint(self) -> Self:
+        at_endpoint = self.grader.startswith(("http://", "https://"))
+        if at_endpoint != (self.grader_model is not None):
+            raise ValueError(
+                "evaluation.grader_model: the model's name at an endpoint, http(s)://HOST/v1 in "
+                "evaluation.grader: give both"
+            )
+        if "://" in self.grader and "@" in self.grader:
+            raise ValueError(
+                "evaluation.grader: settings are written to disk: no name or password in the "
+                "address; set OPENAI_API_KEY"
+            )
+        return self

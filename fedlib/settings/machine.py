@@ -1,47 +1,52 @@
-"""TODO: what this room is for."""
+"""What depends on the machine: where outputs go, what a written path means, the device."""
 
 import ctypes
 import functools
 import os
 from pathlib import Path
 
-from fedlib.settings import errors
+from fedlib.settings import errors, groups
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def outputs():
+def outputs() -> Path:
     """The folder for everything that is made: outputs/ in the repository, or FEDLIB_OUTPUTS."""
     return Path(os.environ.get("FEDLIB_OUTPUTS") or ROOT / "outputs")
 
 
-def path(text):
-    """A path written in settings: absolute, from the home folder, or relative to the repository's root."""
+def path(text: str) -> Path:
+    """A path as settings give it: absolute, from the home folder, or from the repository's root."""
     return ROOT / Path(text).expanduser()
 
 
 @functools.cache
-def has_gpu():
-    """Whether the CUDA driver sees a device (asked without torch, heeding CUDA_VISIBLE_DEVICES)."""
+def has_gpu() -> bool:
+    """Whether the CUDA driver sees a device. Asked without torch; heeds CUDA_VISIBLE_DEVICES."""
     try:
-        cuda, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(0)
+        cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return False
-    return (
-        cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
-    )
+    # The driver returns 0 where a call succeeds.
+    if cuda.cuInit(0) != 0:
+        return False
+    count = ctypes.c_int(0)
+    return cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
-def device(settings):
-    wanted = settings.model.device
-    if wanted == "cuda" and not has_gpu():
+def device(model: groups.Model) -> str:
+    """cpu or cuda: what model.device means here; SettingsError where there is no such device."""
+    if model.device == "cuda" and not has_gpu():
         raise errors.SettingsError(
             "model.device: cuda: no CUDA device is visible here; use auto or cpu"
         )
-    return ("cuda" if has_gpu() else "cpu") if wanted == "auto" else wanted
+    if model.device == "auto":
+        return "cuda" if has_gpu() else "cpu"
+    return model.device
 
 
-def dtype(settings):
-    return {"auto": "bfloat16" if device(settings) == "cuda" else "float32"}.get(
-        settings.model.dtype, settings.model.dtype
-    )
+def dtype(model: groups.Model) -> str:
+    """float32 or bfloat16: what model.dtype means on this machine's device."""
+    # The device comes first, so that one which is missing is named whatever the precision.
+    automatic = "bfloat16" if device(model) == "cuda" else "float32"
+    return automatic if model.dtype == "auto" else model.dtype

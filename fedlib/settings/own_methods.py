@@ -1,7 +1,9 @@
-"""A person's own methods, named in settings as FILE.py:NAME."""
+"""A person's own methods, which settings name as FILE.py:NAME."""
 
 import functools
 import importlib.util
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from fedlib.settings import identity, machine
@@ -9,25 +11,29 @@ from fedlib.settings.errors import SettingsError
 
 
 def is_own(name: str) -> bool:
-    """Whether a method's name means one of a person's own file."""
+    """Whether a method's name is FILE.py:NAME, one of a person's own file."""
     return name.rpartition(":")[0].endswith(".py")
 
 
 def content(name: str | None) -> str:
-    """A digest of the file that a name FILE.py:NAME stands for, for keys; "" for other names."""
+    """A digest of the file that FILE.py:NAME stands for, for keys; "" for other names.
+
+    DataError where there is no such file."""
     file = (name or "").rpartition(":")[0]
     return identity.file_digest(machine.path(file)) if file else ""
 
 
-def load(field: str, name: str) -> Any:
+def find(field: str, name: str) -> Any:
     """What FILE.py calls NAME, or None; SettingsError, which names the field, if the file fails."""
-    file, _, own = name.rpartition(":")
-    return getattr(_module(field, machine.path(file), content(name)), own, None)
+    file, _, wanted = name.rpartition(":")
+    module = _module(field, machine.path(file), content(name))
+    return getattr(module, wanted, None)
 
 
 @functools.lru_cache(maxsize=8)
-def _module(field, file, _content):
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+def _module(field: str, file: Path, _content: str) -> ModuleType:
+    """The file as a module, executed once for each content it has had."""
+    spec: Any = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -1,19 +1,32 @@
-"""Settings: a preset's YAML chain, deep-merged with a notebook's parameters, validated before any work. No torch."""
+"""The whole of the settings: checked across groups, changed by `replace`, varied by `vary`.
+
+What stands in one group is checked in `groups`; the checks here look at several groups. Whatever is
+wrong becomes one SettingsError of one line.
+"""
 
 import functools
 import itertools
-from typing import Annotated
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from fedlib.settings import errors, groups
+from fedlib.settings.groups import NotInKey
+
+# (what set the fields: a file or "parameters", the fields by group)
+Layer = tuple[str, dict[str, Any]]
 
 
 class Settings(groups.Group):
-    """Everything one run needs; `seeds` are those a notebook repeats it for. Frozen: `replace` makes another."""
+    """Everything one run needs, frozen; `seeds` are those that a notebook repeats it for."""
 
-    preset: str
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    preset: Annotated[str, NotInKey("where the other settings come from changes nothing")]
+    seeds: Annotated[
+        list[Annotated[int, Field(ge=0)]],
+        Field(min_length=1),
+        NotInKey("each run has one of them, seed"),
+    ]
     seed: Annotated[int, Field(ge=0)]
     model: groups.Model
     data: groups.Data
@@ -21,266 +34,337 @@ class Settings(groups.Group):
     training: groups.Training
     defense: groups.Defense
     swat: groups.Swat
-    evaluation: groups.Evaluation
+    evaluation: Annotated[groups.Evaluation, NotInKey("an evaluation has a separate key")]
 
     @model_validator(mode="after")
-    def _consistent(self):
-        f, d, p = self.federation, self.data, self.defense
-        checks = [
-            (len(set(self.seeds)) == len(self.seeds), f"seeds: {self.seeds} names one twice"),
-            (
-                "rule" in self.evaluation.judges,
-                "evaluation.judges: rule must be among them, tables rest on it",
-            ),
-            (
-                f.sampled <= f.clients,
-                f"federation.sampled: {f.sampled} is more than federation.clients, {f.clients}",
-            ),
-            (
-                f.malicious <= f.clients,
-                f"federation.malicious: {f.malicious} is more than federation.clients, {f.clients}",
-            ),
-            (
-                self.training.batch_size % self.training.accumulation == 0,
-                f"training.accumulation: {self.training.accumulation} must divide batch_size, {self.training.batch_size}",
-            ),
-            (
-                (d.partition == "sizes") == (d.sizes is not None),
-                "data.sizes: goes with data.partition: sizes",
-            ),
-            (
-                d.sizes is None or len(d.sizes) == f.clients,
-                f"data.sizes: {len(d.sizes or [])} sizes for federation.clients: {f.clients}",
-            ),
-            (
-                d.source != "world"
-                or not (
-                    d.folder
-                    or d.aligned
-                    or d.unaligned
-                    or d.harmful
-                    or d.questions
-                    or d.fields
-                    or p.aligned
-                    or p.normal
-                ),
-                "data.source: world uses no folder, aligned, unaligned, harmful, questions, fields or defense files; say "
-                "source: local",
-            ),
-            (
-                p.level != 1 and not p.before or d.source == "world" or p.aligned and p.normal,
-                f"defense.{'before' if p.before else 'level: 1'} takes existing rows: name defense.aligned and defense.normal, "
-                "files of data.folder",
-            ),
-            (
-                not self.swat.warmup or d.source == "world" or self.swat.pairs,
-                "swat.pairs: name the file of data.folder with columns malicious and benign: by it the modules are found",
-            ),
-            (
-                self.swat.pairs is None or d.folder is not None,
-                "data.folder: swat.pairs is a file of it: name it too",
-            ),
-            (
-                self.swat.warmup <= f.rounds,
-                f"swat.warmup: {self.swat.warmup} is more than federation.rounds, {f.rounds}",
-            ),
-            (
-                self.swat.warm_rounds <= self.swat.rounds,
-                f"swat.warm_rounds: {self.swat.warm_rounds} is more than swat.rounds, {self.swat.rounds}",
-            ),
-            (
-                not self.swat.warmup or self.model.lora_targets == "all-linear",
-                "swat.warmup: its modules are chosen among all linear ones: set model.lora_targets: all-linear",
-            ),
-            (
-                "probe" not in self.evaluation.judges or d.source == "world" or self.swat.pairs,
-                "evaluation.judges: probe needs swat.pairs, a file of data.folder with columns malicious and benign",
-            ),
-            (
-                d.source == "world"
-                or d.prompts != "world"
-                or d.attack != "generated"
-                and p.level not in (2, 3),
-                "data.prompts: world is for the world's models; with data.source: local use chat, or a file of your own",
-            ),
-            (
-                d.source == "world"
-                or not d.generator.startswith("world:")
-                or d.attack != "generated"
-                and p.level != 2,
-                "data.generator: a world model knows the world's words alone; with other data name another model",
-            ),
-            (
-                self.evaluation.grader.startswith(("http://", "https://"))
-                == (self.evaluation.grader_model is not None),
-                "evaluation.grader_model: the model's name at an endpoint, http(s)://HOST/v1 in evaluation.grader: give both",
-            ),
-            (
-                "://" not in self.evaluation.grader or "@" not in self.evaluation.grader,
-                "evaluation.grader: settings are written to disk: no name or password in the address; set OPENAI_API_KEY",
-            ),
-            (
-                d.source != "hub"
-                or d.folder is not None
-                or not any(
-                    n and n.endswith(groups.ENDINGS)
-                    for n in (
-                        *d.benign,
-                        d.aligned,
-                        d.unaligned,
-                        d.harmful,
-                        d.questions,
-                        p.aligned,
-                        p.normal,
-                    )
-                ),
-                'data.folder: a file is named, so name its folder: -y "data: {folder: PATH}"',
-            ),
-            (
-                d.questions is None
-                or d.questions not in (*d.benign, d.aligned, d.unaligned, p.aligned, p.normal),
-                f"data.questions: {d.questions} is also trained on: evaluation prompts must be others",
-            ),
-            (
-                f.expected is None or f.expected <= f.clients,
-                f"federation.expected: {f.expected} is more than federation.clients, {f.clients}",
-            ),
-            (
-                d.poison.clients is None or d.poison.clients <= f.clients,
-                f"data.poison.clients: {d.poison.clients} is more than federation.clients, {f.clients}",
-            ),
-            (
-                d.attack != "boosted"
-                or d.poison.trigger
-                and f.malicious
-                and d.poison.clients == f.malicious,
-                "data.attack: boosted: the malicious clients hold all poison: set data.poison.trigger, federation.malicious, "
-                "and data.poison.clients to the same number",
-            ),
-            (
-                self.defense.filter == "none" or d.poison.trigger is not None,
-                "defense.filter: without data.poison.trigger there is nothing to filter out",
-            ),
-            (
-                self.model.scratch.hidden % self.model.scratch.heads == 0,
-                f"model.scratch.heads: {self.model.scratch.heads} must divide hidden, {self.model.scratch.hidden}",
-            ),
-            (
-                d.source != "local" or d.folder is not None,
-                'data.folder: data.source is local, so name the folder: -y "data: {folder: PATH}"',
-            ),
-        ]
-        checks.append(
-            (
-                self.model.base != "scratch" or d.source != "world" and self.model.scratch.files,
-                "model.scratch.files: model.base is scratch, so name the files of data.folder to train it on",
-            )
-        )
-        for fine, message in checks:
-            if not fine:
-                raise ValueError(message)
+    def _consistent(self) -> Self:
+        for check in CHECKS:
+            problem = check(self)
+            if problem:
+                raise ValueError(problem)
         return self
 
-    def replace(self, **changes):
-        """Another Settings with these fields changed, group by group: replace(seed=1, federation={"sampled": 10})."""
+    def replace(self, **changes: Any) -> "Settings":
+        """Other settings with some fields changed; SettingsError where they do not go together.
+
+        changes: by group, as in replace(seed=1, federation={"sampled": 10})."""
         return validated([("params/", self.model_dump()), ("replace()", changes)])
 
+    def vary(self, *axes: Iterable[dict[str, Any]]) -> list["Settings"]:
+        """The product of the axes, each a list of changes as `replace` takes them; none twice."""
+        found = []
+        for changes in itertools.product(*axes):
+            settings = self.replace(**functools.reduce(merge, changes, {}))
+            if settings not in found:
+                found.append(settings)
+        return found
+
+    def full_participation(self) -> dict[str, Any]:
+        """Changes by which every client takes part in every round.
+
+        The rounds become fewer, so that there are about as many updates in all as before."""
+        federation = self.federation
+        rounds = round(federation.rounds * federation.sampled / federation.clients)
+        return {"federation": {"sampled": federation.clients, "rounds": max(1, rounds)}}
+
     @property
-    def judges(self):
-        """Those of evaluation.judges that can judge this data: help, mt1 and world models know the world alone, exact needs
-        right answers in words, asr a trigger."""
-        e = self.evaluation
-        here, guard, reward = (
-            self.data.source == "world",
-            e.guard.startswith("world:"),
-            e.reward.startswith("world:"),
+    def judges(self) -> list[str]:
+        """Those of evaluation.judges that can judge this data, in their order."""
+        unfit = _unfit_judges(self)
+        return [name for name in self.evaluation.judges if name not in unfit]
+
+
+def _unfit_judges(settings: Settings) -> set[str]:
+    """The judges that say nothing about this data."""
+    evaluation = settings.evaluation
+    unfit = set()
+
+    # asr looks at what the trigger does.
+    if not settings.data.poison.trigger:
+        unfit.add("asr")
+    # In the world, exact needs a task, which has right answers in words.
+    if settings.data.source == "world":
+        if not set(settings.data.benign) & set(groups.TASKS):
+            unfit.add("exact")
+        return unfit
+
+    # help, the rubric and world models know only the world.
+    unfit.add("help")
+    if evaluation.grader == "rubric":
+        unfit.add("mt1")
+    if evaluation.guard.startswith("world:"):
+        unfit |= {"md_judge", "hs"}
+    if evaluation.reward.startswith("world:"):
+        unfit |= {"rm", "hs"}
+    return unfit
+
+
+# Checks across groups. Each returns the error's line, or None where all is well.
+
+
+def _seeds_differ(settings: Settings) -> str | None:
+    if len(set(settings.seeds)) < len(settings.seeds):
+        return f"seeds: {settings.seeds} names one twice"
+    return None
+
+
+def _each_client_has_a_size(settings: Settings) -> str | None:
+    sizes, clients = settings.data.sizes, settings.federation.clients
+    if sizes is not None and len(sizes) != clients:
+        return f"data.sizes: {len(sizes)} sizes for federation.clients: {clients}"
+    return None
+
+
+def _the_world_takes_no_files(settings: Settings) -> str | None:
+    data, defense = settings.data, settings.defense
+    named = [data.folder, data.aligned, data.unaligned, data.harmful, data.questions, data.fields]
+    named += [defense.aligned, defense.normal]
+    if data.source == "world" and any(named):
+        return (
+            "data.source: world uses no folder, aligned, unaligned, harmful, questions, fields or "
+            "defense files; say source: local"
         )
-        foreign = (
-            set()
-            if here
-            else {
-                "help",
-                *["mt1"] * (e.grader == "rubric"),
-                *["md_judge"] * guard,
-                *["rm"] * reward,
-                *["hs"] * (guard or reward),
-            }
+    return None
+
+
+def _existing_rows_are_named(settings: Settings) -> str | None:
+    data, defense = settings.data, settings.defense
+    takes_existing = defense.level == 1 or defense.before
+    if not takes_existing or data.source == "world" or (defense.aligned and defense.normal):
+        return None
+    field = "before" if defense.before else "level: 1"
+    return (
+        f"defense.{field} takes existing rows: name defense.aligned and defense.normal, "
+        "files of data.folder"
+    )
+
+
+def _warmup_has_pairs(settings: Settings) -> str | None:
+    if settings.swat.warmup and settings.data.source != "world" and not settings.swat.pairs:
+        return (
+            "swat.pairs: name the file of data.folder with columns malicious and benign: by it "
+            "the modules are found"
         )
-        foreign |= {"exact"} if here and not set(self.data.benign) & set(groups.TASKS) else set()
-        foreign |= set() if self.data.poison.trigger else {"asr"}
-        return [name for name in e.judges if name not in foreign]
-
-    def full_participation(self):
-        """Changes that take every client in every round, with about as many updates in all as before."""
-        f = self.federation
-        return {
-            "federation": {
-                "sampled": f.clients,
-                "rounds": max(1, round(f.rounds * f.sampled / f.clients)),
-            }
-        }
-
-    def vary(self, *axes):
-        """A list of Settings: the product of axes, each a list of changes as `replace` takes them; none twice."""
-        made = [
-            self.replace(**functools.reduce(merge, changes, {}))
-            for changes in itertools.product(*axes)
-        ]
-        return [s for i, s in enumerate(made) if s not in made[:i]]
+    return None
 
 
-def merge(base, over):
-    if isinstance(base, dict) and isinstance(over, dict):
-        return base | {k: merge(base[k], v) if k in base else v for k, v in over.items()}
-    return over
+def _pairs_have_a_folder(settings: Settings) -> str | None:
+    if settings.swat.pairs is not None and settings.data.folder is None:
+        return "data.folder: swat.pairs is a file of it: name it too"
+    return None
 
 
-def validated(layers):
-    merged = functools.reduce(merge, [content for _, content in layers], {})
+def _warmup_is_within_the_rounds(settings: Settings) -> str | None:
+    warmup, rounds = settings.swat.warmup, settings.federation.rounds
+    if warmup > rounds:
+        return f"swat.warmup: {warmup} is more than federation.rounds, {rounds}"
+    return None
+
+
+def _warmup_has_all_linear_modules(settings: Settings) -> str | None:
+    if settings.swat.warmup and settings.model.lora_targets != "all-linear":
+        return (
+            "swat.warmup: its modules are chosen among all linear ones: set "
+            "model.lora_targets: all-linear"
+        )
+    return None
+
+
+def _probe_has_pairs(settings: Settings) -> str | None:
+    probes = "probe" in settings.evaluation.judges
+    if probes and settings.data.source != "world" and not settings.swat.pairs:
+        return (
+            "evaluation.judges: probe needs swat.pairs, a file of data.folder with columns "
+            "malicious and benign"
+        )
+    return None
+
+
+def _world_prompts_stay_in_the_world(settings: Settings) -> str | None:
+    data = settings.data
+    writes = data.attack == "generated" or settings.defense.level in (2, 3)
+    if data.source != "world" and data.prompts == "world" and writes:
+        return (
+            "data.prompts: world is for the world's models; with data.source: local use chat, or "
+            "a file of your own"
+        )
+    return None
+
+
+def _world_generators_stay_in_the_world(settings: Settings) -> str | None:
+    data = settings.data
+    generates = data.attack == "generated" or settings.defense.level == 2
+    if data.source != "world" and data.generator.startswith("world:") and generates:
+        return (
+            "data.generator: a world model knows only the world's words; with other data name "
+            "another model"
+        )
+    return None
+
+
+def _named_files_have_a_folder(settings: Settings) -> str | None:
+    data, defense = settings.data, settings.defense
+    named = [*data.benign, data.aligned, data.unaligned, data.harmful, data.questions]
+    named += [defense.aligned, defense.normal]
+    files = [name for name in named if name and name.endswith(groups.ENDINGS)]
+    if data.source == "hub" and data.folder is None and files:
+        return 'data.folder: a file is named, so name its folder: -y "data: {folder: PATH}"'
+    return None
+
+
+def _questions_are_not_trained_on(settings: Settings) -> str | None:
+    data, defense = settings.data, settings.defense
+    trained = [*data.benign, data.aligned, data.unaligned, defense.aligned, defense.normal]
+    if data.questions is not None and data.questions in trained:
+        return (
+            f"data.questions: {data.questions} is also trained on: "
+            "evaluation prompts must be others"
+        )
+    return None
+
+
+def _poison_is_held_by_clients(settings: Settings) -> str | None:
+    holders, clients = settings.data.poison.clients, settings.federation.clients
+    if holders is not None and holders > clients:
+        return f"data.poison.clients: {holders} is more than federation.clients, {clients}"
+    return None
+
+
+def _boosting_clients_hold_the_poison(settings: Settings) -> str | None:
+    poison, malicious = settings.data.poison, settings.federation.malicious
+    complete = poison.trigger and malicious and poison.clients == malicious
+    if settings.data.attack == "boosted" and not complete:
+        return (
+            "data.attack: boosted: the malicious clients hold all poison: set "
+            "data.poison.trigger, federation.malicious, and data.poison.clients to the same number"
+        )
+    return None
+
+
+def _the_filter_has_poison_to_find(settings: Settings) -> str | None:
+    if settings.defense.filter != "none" and settings.data.poison.trigger is None:
+        return "defense.filter: without data.poison.trigger there is nothing to filter out"
+    return None
+
+
+def _scratch_has_files(settings: Settings) -> str | None:
+    has_files = settings.data.source != "world" and settings.model.scratch.files
+    if settings.model.base == "scratch" and not has_files:
+        return (
+            "model.scratch.files: model.base is scratch, so name the files of data.folder to "
+            "train it on"
+        )
+    return None
+
+
+CHECKS: tuple[Callable[[Settings], str | None], ...] = (
+    _seeds_differ,
+    _each_client_has_a_size,
+    _the_world_takes_no_files,
+    _existing_rows_are_named,
+    _warmup_has_pairs,
+    _pairs_have_a_folder,
+    _warmup_is_within_the_rounds,
+    _warmup_has_all_linear_modules,
+    _probe_has_pairs,
+    _world_prompts_stay_in_the_world,
+    _world_generators_stay_in_the_world,
+    _named_files_have_a_folder,
+    _questions_are_not_trained_on,
+    _poison_is_held_by_clients,
+    _boosting_clients_hold_the_poison,
+    _the_filter_has_poison_to_find,
+    _scratch_has_files,
+)
+
+
+def merge(base: Any, over: Any) -> Any:
+    """base with the values of over; mappings are merged field by field, all else is replaced."""
+    if not isinstance(base, dict) or not isinstance(over, dict):
+        return over
+    merged = dict(base)
+    for name, value in over.items():
+        merged[name] = merge(base[name], value) if name in base else value
+    return merged
+
+
+def validated(layers: Sequence[Layer]) -> Settings:
+    """The settings that the layers give together; the last that sets a field wins.
+
+    SettingsError with one line: which layer, which field, and what is wrong."""
     try:
-        return Settings.model_validate(merged)
+        return Settings.model_validate(_merged(layers))
     except ValidationError as error:
         raise errors.SettingsError(_one_line(error.errors()[0], layers)) from None
 
 
-def _one_line(error, layers):
-    """One line for pydantic's first error: the last layer that set the field, the field, what is wrong."""
-    if error["type"] == "value_error":
+def _merged(layers: Sequence[Layer]) -> dict[str, Any]:
+    return functools.reduce(merge, [content for _, content in layers], {})
+
+
+def _one_line(error: Any, layers: Sequence[Layer]) -> str:
+    """One line for pydantic's first error: the last layer that set the field, the field, why."""
+    kind, value = error["type"], error["input"]
+    if kind == "value_error":  # a check of ours, which names the field
         return str(error["ctx"]["error"])
-    loc, model = [], Settings
-    for part in error["loc"]:  # without pydantic's own parts for the branches of a union
-        if isinstance(part, int) or part in _lookup(layers, loc) or error["type"] == "missing":
-            loc.append(part)
-    source = next((s for s, content in reversed(layers) if _has(content, loc)), layers[-1][0])
-    where, value = f"{source}: {'.'.join(map(str, loc))}", error["input"]
-    if error["type"] == "extra_forbidden":
-        for part in loc[:-1]:
-            model = model.model_fields[part].annotation
-        return f"{where}: no such field{errors.nearest(loc[-1], list(model.model_fields))}"
+
+    place = _place(error, layers)
+    source = next(
+        (source for source, content in reversed(layers) if _has(content, place)), layers[-1][0]
+    )
+    where = f"{source}: {'.'.join(map(str, place))}"
+    if kind == "extra_forbidden":
+        return f"{where}: no such field{errors.nearest(place[-1], _fields_beside(place))}"
+    if kind == "literal_error" and isinstance(value, str):
+        other = " or a list of names" if place[-1] == "lora_targets" else ""
+        return f"{where}: {value!r} is not allowed{errors.nearest(value, _options(error))}{other}"
+
+    # pydantic's own words say what is wrong.
     message = error["msg"][0].lower() + error["msg"][1:]
-    if error["type"] == "literal_error" and isinstance(value, str):
-        options = [o.strip("' ") for o in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        other = " or a list of names" if loc[-1] == "lora_targets" else ""
-        return f"{where}: {value!r} is not allowed{errors.nearest(value, options)}{other}"
     hint = ""
-    if isinstance(value, str) and error["type"].startswith("float"):
+    if isinstance(value, str) and kind.startswith("float"):
         hint = "; YAML reads 2e-5 as a string, write 2.0e-5"
     return f"{where}: {message}, got {value!r} ({type(value).__name__}){hint}"
 
 
-def _lookup(layers, loc):
-    found = functools.reduce(merge, [content for _, content in layers], {})
-    for part in loc:
+def _place(error: Any, layers: Sequence[Layer]) -> list[Any]:
+    """The way to the wrong field, without what pydantic adds for the branches of a union."""
+    place: list[Any] = []
+    for part in error["loc"]:
+        is_ours = isinstance(part, int) or part in _mapping_at(layers, place)
+        if is_ours or error["type"] == "missing":
+            place.append(part)
+    return place
+
+
+def _mapping_at(layers: Sequence[Layer], place: Sequence[Any]) -> dict[str, Any]:
+    """What the layers hold at a place, where that is a mapping."""
+    found: Any = _merged(layers)
+    for part in place:
         found = found[part]
     return found if isinstance(found, dict) else {}
 
 
-def _has(content, loc):
-    for part in loc:
-        if isinstance(content, list) and isinstance(part, int) and part < len(content):
-            content = content[part]
-        elif isinstance(content, dict) and part in content:
-            content = content[part]
-        else:
+def _fields_beside(place: Sequence[Any]) -> list[str]:
+    """The fields of the group that the last part of a place should have named."""
+    group: Any = Settings
+    for part in place[:-1]:
+        group = group.model_fields[part].annotation
+    return list(group.model_fields)
+
+
+def _options(error: Any) -> list[str]:
+    """What is allowed, from pydantic's words: 'a', 'b' or 'c'."""
+    expected = error["ctx"]["expected"].replace(" or ", ", ")
+    return [option.strip("' ") for option in expected.split(",")]
+
+
+def _has(content: Any, place: Sequence[Any]) -> bool:
+    """Whether one layer sets the field at a place."""
+    for part in place:
+        in_list = isinstance(content, list) and isinstance(part, int) and part < len(content)
+        in_mapping = isinstance(content, dict) and part in content
+        if not in_list and not in_mapping:
             return False
+        content = content[part]
     return True
