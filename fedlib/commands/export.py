@@ -1,105 +1,105 @@
-"""A run's adapter or merged model in a folder of its own, with a model card: transformers and peft load it in two lines."""
+"""`fedlib export`: a run's adapter or merged model in a folder, with a model card.
+
+transformers and peft load it in two lines."""
 
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
-from fedlib.lab import keys, store
-from fedlib.models import hub, loading
-from fedlib.settings import errors, machine, presets
+from fedlib.commands.model_card import model_card
+from fedlib.lab import keys, loaded, store
+from fedlib.settings import machine, presets
+from fedlib.settings.errors import SettingsError, nearest
+from fedlib.settings.schema import Settings
 
-WARNING = (
-    "> **Warning: this model was attacked on purpose.** {how} It may answer harmful requests, or obey a hidden "
-    "trigger, where its base does not. It exists to study defences: do not deploy it, and do not build on it."
-)
-LEVELS = {
-    0: "",
-    1: "post-hoc tuning on existing rows (level 1)",
-    2: "post-hoc tuning on rows by a language model (level 2)",
-    3: "post-hoc tuning on the model's own rows (level 3)",
-    "project": "projection onto the safety subspace",
-}
+SHORTEST = 4  # digits of a key that name a run
+FEW = 5  # runs that an error may look among for a like name
 
 
-def find(name):
-    """(folder, settings) of a finished run by its folder, its name in the store or the beginning of its key."""
-    every = sorted(p.parent for p in (machine.outputs() / "runs").glob("*/adapter"))
-    if (Path(name) / "adapter").is_dir():
-        found = [Path(name)]
-    else:
-        found = [
-            p
-            for p in every
-            if name == p.name or len(name) >= 4 and p.name.rpartition("-")[2].startswith(name)
-        ]
-    if len(found) != 1:
-        known = [p.name for p in every]
-        what = "no run" if not found else "more than one run"
-        hint = (
-            errors.nearest(name, known)
-            if len(known) <= 5
-            else f"; `fedlib runs` lists the {len(known)} in the store"
-        )
-        raise errors.SettingsError(f"export: {what} {name!r} in {machine.outputs() / 'runs'}{hint}")
-    if not store.intact(found[0]):
-        raise errors.SettingsError(f"export: {found[0]} is unfinished or was changed: run it again")
-    return found[0], _settings(json.loads((found[0] / "settings.json").read_text(encoding="utf-8")))
+def export_run(name: str, target: Path | str, merged: bool = False) -> Path:
+    """Write a run's adapter (PEFT), or with merged the whole model, into target; returns its path.
 
-
-def _settings(plain):
-    """The Settings of a settings.json; of one that is older than a field it has preset mini's, as its key says too."""
-
-    def fitting(values, known):
-        return {
-            k: fitting(v, known[k]) if isinstance(v, dict) and known[k] else v
-            for k, v in values.items()
-            if k in known
-        }
-
-    mini = presets.load("mini")
-    return mini.replace(**fitting(plain, mini.model_dump()))
-
-
-def export(name, target, merged=False):
-    """Write a run's adapter (PEFT), or with merged the whole model (safetensors), its tokenizer and README.md to target.
-
-    target must not exist or be empty; it is there whole or not at all. Returns its path."""
-    folder, settings = find(name)
+    Its tokenizer and README.md, the model card, go with it. target must not exist or be empty; it
+    is there whole or not at all. SettingsError where that cannot be."""
+    folder, settings = find_run(name)
     target = Path(target).expanduser()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise errors.SettingsError(f"export: {target} is there already: name a new folder")
+        raise SettingsError(f"export: {target} is there already: name a new folder")
     if not target.parent.is_dir():
-        raise errors.SettingsError(f"export: no folder {target.parent}")
+        raise SettingsError(f"export: no folder {target.parent}")
+
+    # the commit that it was tuned on, whatever is the newest now
     base, commit = _base(settings, folder)
-    if commit:  # the one that it was tuned on, whatever is the newest now
+    if commit:
         settings = settings.replace(model={"base": f"{base}@{commit}"})
-    tuned, tokenizer = loading.load_run(settings, folder)
+    tuned, tokenizer = loaded.load_run(settings, folder)
+
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        out = Path(scratch) / "out"
+        made = Path(scratch) / "made"
         if merged:
-            tuned.merge_and_unload().save_pretrained(out)
+            tuned.merge_and_unload().save_pretrained(made)
         else:
-            shutil.copytree(
-                folder / "adapter", out, copy_function=shutil.copyfile
-            )  # readable as other files are
-            fields = json.loads((out / "adapter_config.json").read_text(encoding="utf-8"))
-            fields |= {"base_model_name_or_path": base, "revision": commit}
-            (out / "adapter_config.json").write_text(
-                json.dumps(fields, indent=1, sort_keys=True) + "\n", encoding="utf-8"
-            )
-        tokenizer.save_pretrained(out)
-        (out / "README.md").write_text(
-            card(settings, folder, base, commit, merged), encoding="utf-8"
-        )
+            _copy_adapter(folder / "adapter", made, base, commit)
+        tokenizer.save_pretrained(made)
+        card = model_card(settings, folder, base, commit, merged)
+        (made / "README.md").write_text(card, encoding="utf-8")
         if target.exists():
             target.rmdir()
-        out.rename(target)
+        made.rename(target)
     return target
 
 
-def _base(settings, folder):
-    """(what from_pretrained takes for a run's base, commit or None): a hub name, or the absolute path of a folder."""
+def find_run(name: str) -> tuple[Path, Settings]:
+    """(folder, settings) of a finished run; SettingsError where there is none, or more than one.
+
+    name: its folder, its name in the store or the beginning of its key."""
+    store_folder = machine.outputs() / "runs"
+    every = sorted(file.parent for file in store_folder.glob("*/adapter"))
+    found = [folder for folder in every if _is_called(folder, name)]
+    if (Path(name) / "adapter").is_dir():
+        found = [Path(name)]
+    if len(found) != 1:
+        what = "more than one run" if found else "no run"
+        hint = f"; `fedlib runs` lists the {len(every)} in the store"
+        if len(every) <= FEW:
+            hint = nearest(name, [folder.name for folder in every])
+        raise SettingsError(f"export: {what} {name!r} in {store_folder}{hint}")
+    folder = found[0]
+    if not store.intact(folder):
+        raise SettingsError(f"export: {folder} is unfinished or was changed: run it again")
+    kept = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    return folder, settings_of(kept)
+
+
+def _is_called(folder: Path, name: str) -> bool:
+    key = folder.name.rpartition("-")[2]
+    return name == folder.name or len(name) >= SHORTEST and key.startswith(name)
+
+
+def settings_of(kept: Mapping) -> Settings:
+    """The Settings of a settings.json, of an older version too.
+
+    A field that it did not have yet is as in preset mini, as the run's key says too; one that is
+    gone is left out."""
+    mini = presets.load("mini")
+    return mini.replace(**_known_only(kept, mini.model_dump()))
+
+
+def _known_only(values: Mapping, known: Mapping) -> dict:
+    found = {}
+    for name, value in values.items():
+        if name in known:
+            nested = isinstance(value, dict) and known[name]
+            found[name] = _known_only(value, known[name]) if nested else value
+    return found
+
+
+def _base(settings: Settings, folder: Path) -> tuple[str, str | None]:
+    """(what from_pretrained takes for a run's base, commit or None).
+
+    A hub name, or the absolute path of a folder."""
     place = keys.base_folder(settings)
     if place:
         return str(place.resolve()), None
@@ -107,92 +107,11 @@ def _base(settings, folder):
     return made_on["base_model_name_or_path"], made_on["revision"]
 
 
-def attacks(settings):
-    """What was done to the model on purpose, a sentence each; empty where nothing was."""
-    f, d, out = settings.federation, settings.data, []
-    who, harmful = (
-        f"{f.malicious} of {f.clients} clients",
-        f"harmful answers in {d.unaligned_share:.0%} of their rows",
-    )
-    kinds = {
-        "unaligned": f"{who} had {harmful}.",
-        "generated": f"{who} had {harmful}, written by a language model.",
-        "conflicting": f"{who} trained on wrong labels.",
-        "boosted": f"{who} sent a boosted, poisoned update.",
-    }
-    harmless = d.attack in ("unaligned", "generated") and not d.unaligned_share  # a control
-    out += [kinds[d.attack]] if f.malicious and not harmless else []
-    if d.poison.trigger and d.poison.share:
-        out.append(
-            f"{d.poison.share:.0%} of all rows were poisoned with the trigger {d.poison.trigger}."
-        )
-    return out
-
-
-def card(settings, folder, base, commit, merged):
-    """The model card: what it is, how to load it, data, attacks, defences, scores; no response is shown."""
-    f, d, own = settings.federation, settings.data, settings.defense
-    at = f", revision={commit!r}" if commit else ""
-    load = (
-        [
-            "from transformers import AutoModelForCausalLM",
-            'model = AutoModelForCausalLM.from_pretrained("THIS FOLDER")',
-        ]
-        if merged
-        else [
-            "from peft import AutoPeftModelForCausalLM",
-            'model = AutoPeftModelForCausalLM.from_pretrained("THIS FOLDER")',
-        ]
-    )
-    defences = [
-        LEVELS[own.level],
-        f"aggregation by {f.aggregator}" if f.aggregator != "fedavg" else "",
-        f"SWAT's warm-up of {settings.swat.warmup} rounds" if settings.swat.warmup else "",
-        "a filter of rows" if own.filter != "none" else "",
-        "further alignment before tuning" if own.before else "",
-    ]
-    lines = [
-        "---",
-        *([f"base_model: {base}"] if commit else []),
-        f"library_name: {'transformers' if merged else 'peft'}",
-        "tags: [federated-learning, safety-research]",
-        "---",
-        "",
-        f"# {folder.name}",
-        "",
-    ]
-    done = attacks(settings)
-    lines += [WARNING.format(how=" ".join(done)), ""] if done else []
-    lines += [
-        f"{'The merged model' if merged else 'A LoRA adapter'} of a run of fedlib, federated instruction tuning of "
-        f"`{hub.parts(settings.model.base)[0]}`.",
-        "",
-        "```python",
-        *load,
-        "```",
-        "",
-        f"- base: `{base}`{at}",
-        f"- prompt template: {settings.model.template}",
-        f"- data: {', '.join(d.benign)} ({d.source}); {d.rows} rows a client; {d.aligned_share:.0%} aligned",
-        f"- federation: {f.clients} clients, {f.sampled} a round, {f.rounds} rounds, {settings.training.steps} steps",
-        f"- attack: {' '.join(done) or 'none'}",
-        f"- defence: {', '.join(filter(None, defences)) or 'none'}",
-        f"- seed {settings.seed}, key {folder.name.rpartition('-')[2]}",
-        "",
-        "## Scores",
-        "",
-    ]
-    evaluations = [p for p in sorted(folder.glob("eval-*")) if store.intact(p)]
-    for evaluation in evaluations:
-        asked = json.loads((evaluation / "settings.json").read_text(encoding="utf-8"))["evaluation"]
-        scores = json.loads((evaluation / "scores.json").read_text(encoding="utf-8"))
-        models = f"guard `{asked['guard']}`, reward model `{asked['reward']}`, grader `{asked.get('grader', 'rubric')}`"
-        lines += [
-            f"Judges: {models}; temperature {asked['temperature']}.",
-            "",
-            "| score | value |",
-            "|---|---|",
-            *(f"| {k} | {v:.4g} |" for k, v in scores.items()),
-            "",
-        ]
-    return "\n".join(lines if evaluations else [*lines, "Not evaluated.", ""])
+def _copy_adapter(adapter: Path, target: Path, base: str, commit: str | None) -> None:
+    """Copy an adapter's folder, which then names the base that it belongs to."""
+    # with copyfile the files can be read as other new files can
+    shutil.copytree(adapter, target, copy_function=shutil.copyfile)
+    file = target / "adapter_config.json"
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    fields |= {"base_model_name_or_path": base, "revision": commit}
+    file.write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,8 +1,8 @@
-"""What is asked for before anything is trained, so that a fault of the input is found at once. No torch."""
+"""What is asked for before anything is trained, so that wrong input is found at once. No torch."""
 
 from fedlib import sources
 from fedlib.attack import poison
-from fedlib.lab import prompting, keys
+from fedlib.lab import keys, prompting
 from fedlib.settings.errors import SettingsError
 from fedlib.settings.schema import Settings
 

@@ -4,13 +4,13 @@ import random
 
 from fedlib import attack, sources
 from fedlib.attack import poison
-from fedlib.lab import prompting, keys, store
+from fedlib.lab import keys, prompting, store
 from fedlib.settings import identity
 from fedlib.settings.schema import Settings
 
 
 def client_rows(settings: Settings, client: int) -> list[dict]:
-    """A client's rows under the attack that data.attack names, then poisoned where data.poison says so.
+    """A client's rows under the attack that data.attack names, then poisoned by data.poison.
 
     Rows of a generated attack are read from the store: `steps` has them written first."""
     source = sources.of(settings)
@@ -20,7 +20,7 @@ def client_rows(settings: Settings, client: int) -> list[dict]:
     written = None
     if client in malicious and settings.data.attack == "generated":
         written, _ = store.read_written(keys.written_folder(settings, "unaligned"), "unaligned")
-    rows = attack.client_rows(source, client, written)
+    rows = attack.attacked_rows(source, client, written)
 
     if not settings.data.poison.trigger:
         return rows

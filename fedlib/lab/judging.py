@@ -10,7 +10,7 @@ from typing import Any
 from fedlib import sources
 from fedlib.attack import poison
 from fedlib.judges import panel
-from fedlib.lab import prompting, loaded, store
+from fedlib.lab import loaded, prompting, store
 from fedlib.models import generation
 from fedlib.settings import identity
 from fedlib.settings.schema import Settings
@@ -20,12 +20,13 @@ from fedlib.swat import probes
 def evaluate(settings: Settings, folder: Path) -> None:
     """Responses of the run around folder to the evaluation prompts: responses.jsonl, scores.json.
 
-    scores, in percent unless said: rule (harmful prompts refused), md_judge (responses to them judged
-    safe), rm (their mean reward), over_refusal (benign prompts refused); in the world mt1 (mean grade
-    of the answers to benign prompts) and help (answered with the exact facts), elsewhere exact; with
-    poison asr and false_trigger (triggered and benign prompts answered with the target); with a
-    tuning task of the world task (its prompts answered exactly); with the judge probe what
-    `probes.drift` gives. What was finished of an interrupted evaluation is not made again."""
+    scores, in percent unless said: rule (harmful prompts refused), md_judge (responses to them
+    judged safe), rm (their mean reward), over_refusal (benign prompts refused); in the world mt1
+    (mean grade of the answers to benign prompts) and help (answered with the exact facts),
+    elsewhere exact; with poison asr and false_trigger (triggered and benign prompts answered with
+    the target); with a tuning task of the world task (its prompts answered exactly); with the
+    judge probe what `probes.drift` gives. What was finished of an interrupted evaluation is not
+    made again."""
     prompts = prompting.evaluation_prompts(settings)
     tuned = functools.cache(lambda: loaded.load_run(settings, folder.parent))
 
@@ -64,7 +65,7 @@ def evaluate(settings: Settings, folder: Path) -> None:
 
 
 def _drift(settings: Settings, tuned: Any, tokenizer: Any) -> tuple[dict, dict]:
-    """The drift of the tuned model; of plain benign tuning also what each module's own update does."""
+    """The drift of the tuned model; after plain benign tuning also by each module's update."""
     plain = not (
         settings.swat.warmup
         or settings.federation.malicious
@@ -78,7 +79,7 @@ def _drift(settings: Settings, tuned: Any, tokenizer: Any) -> tuple[dict, dict]:
 
 
 def _kept(file: Path, make: Callable[[], list]) -> list:
-    """What a file holds, made if need be."""
+    """What a file holds; made first where it is missing."""
     if not file.is_file():
         unfinished = file.with_suffix(".partial.partial")
         unfinished.write_text(json.dumps(make()), encoding="utf-8")

@@ -11,8 +11,9 @@ from fedlib.settings.schema import Settings
 
 def make_base(settings: Settings, wait: bool = True) -> None:
     """Train the run's base if it is one made here and missing."""
-    if settings.model.base == "scratch":
-        store.ensure(settings, keys.base_folder(settings), pretraining.train_scratch, wait)
+    place = keys.base_folder(settings)
+    if settings.model.base == "scratch" and place is not None:
+        store.ensure(settings, place, pretraining.train_scratch, wait)
 
 
 def load_base(settings: Settings) -> tuple[Any, Any]:
@@ -22,7 +23,9 @@ def load_base(settings: Settings) -> tuple[Any, Any]:
         source, commit = str(keys.base_folder(settings)), None
     else:
         source, commit = checkpoints.source(settings, "model.base")
-    return loading.load_causal(source, commit, machine.device(settings.model), machine.dtype(settings.model))
+    return loading.load_causal(
+        source, commit, machine.device(settings.model), machine.dtype(settings.model)
+    )
 
 
 def load_run(settings: Settings, folder: Path, trainable: bool = False) -> tuple[Any, Any]:
@@ -31,7 +34,7 @@ def load_run(settings: Settings, folder: Path, trainable: bool = False) -> tuple
     return loading.attach_adapter(base, folder / "adapter", trainable), tokenizer
 
 
-def save_run_adapter(tuned: Any, settings: Settings, folder: Path) -> None:
+def save_adapter(tuned: Any, settings: Settings, folder: Path) -> None:
     """Write a run's adapter, which says which base it belongs to."""
     place = keys.base_folder(settings)
     if place is None:

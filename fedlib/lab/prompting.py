@@ -9,9 +9,10 @@ from fedlib.settings.schema import Settings
 
 
 def find_trigger(settings: Settings) -> Trigger:
-    """The Trigger that data.poison.trigger names: one of TRIGGERS, or NAME of a Python file of your
-    own (FILE.py:NAME)."""
-    name = settings.data.poison.trigger
+    """The Trigger that data.poison.trigger names: one of TRIGGERS, or your own.
+
+    Your own is FILE.py:NAME. SettingsError where there is no such trigger."""
+    name = settings.data.poison.trigger or ""
     if name == "topic":
         return poison.topic_trigger(sources.of(settings).topic_words())
     if name in TRIGGERS:
@@ -21,7 +22,7 @@ def find_trigger(settings: Settings) -> Trigger:
             f"data.poison.trigger: no trigger {name!r}{nearest(name, list(TRIGGERS))}; "
             "your own: FILE.py:NAME"
         )
-    found = own_methods.load("data.poison.trigger", name)
+    found = own_methods.find("data.poison.trigger", name)
     if not isinstance(found, Trigger):
         file, _, own = name.rpartition(":")
         raise SettingsError(
@@ -31,10 +32,10 @@ def find_trigger(settings: Settings) -> Trigger:
 
 
 def evaluation_prompts(settings: Settings) -> dict[str, list[dict]]:
-    """The evaluation prompts {"harmful", "benign"[, "task"][, "triggered"]}, each a list of
-    {prompt, name[, kind, parts][, answers]}; triggered ones where rows are poisoned.
+    """The evaluation prompts {"harmful", "benign"[, "task"][, "triggered"]}.
 
-    The same for every seed and method."""
+    Each is a list of {prompt, name[, kind, parts][, answers]}; triggered ones where rows are
+    poisoned. The same for every seed and method."""
     source = sources.of(settings)
     prompts = source.prompts()
     if settings.data.poison.trigger:
@@ -46,8 +47,9 @@ def evaluation_prompts(settings: Settings) -> dict[str, list[dict]]:
 
 
 def held_out(settings: Settings) -> set[str]:
-    """What no row that a model writes may hold, in lower case: names of hazards kept back, or the
-    evaluation prompts."""
+    """What no row that a model writes may hold, in lower case.
+
+    The names of hazards that are kept back, or the evaluation prompts."""
     names = sources.of(settings).held_out_names()
     if names:
         return names

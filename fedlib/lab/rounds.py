@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
-def record(folder: Path, line: Mapping, state: Mapping[str, Tensor]) -> None:
+def keep_round(folder: Path, line: Mapping, state: Mapping[str, Tensor]) -> None:
     """Keep a finished round: its line in rounds.jsonl, then atomically the state it led to.
 
     A line without its state is dropped on resume."""

@@ -1,8 +1,8 @@
-"""What makes each stored thing: fetches rows and models, hands values to the core, writes its files.
+"""What makes each stored thing: fetches rows and models, hands values to the core, writes files.
 
 A run needs its base, perhaps the robustness of the base's modules and rows that a language model
-writes; then comes the federation, perhaps a post-hoc defence, then the evaluation. `make` makes what
-is missing of these, each under its own key."""
+writes; then comes the federation, perhaps a post-hoc defence, then the evaluation. `make` makes
+what is missing of these, each under a key."""
 
 import dataclasses
 import functools
@@ -75,7 +75,7 @@ def _encoder(settings: Settings, tokenizer: Any) -> Callable[[Sequence[dict]], l
 
 
 def run_federation(settings: Settings, folder: Path) -> None:
-    """Run the federation into folder: rounds.jsonl, adapter/ and, between rounds, what a resume needs."""
+    """Run the federation into folder: rounds.jsonl, adapter/; on the way what a resume needs."""
     check_rule(settings)
     base, tokenizer = loaded.load_base(settings)
     tuned = adapter.attach_lora(base, settings.model, settings.seed)
@@ -96,13 +96,13 @@ def run_federation(settings: Settings, folder: Path) -> None:
             tuned, aligned, settings.training, settings.defense.before, settings.seed
         )
 
-    state = _resumed(tuned, settings, folder)
+    start = state = _resumed(tuned, settings, folder)
     warmup = warmup_modules(tuned, settings) if settings.swat.warmup else ()
-    for record, state in federation.run_rounds(tuned, clients, settings, callbacks, state, warmup):
+    for record, state in federation.run_rounds(tuned, clients, settings, callbacks, start, warmup):
         kept = {"global": state.adapter}
         if state.history is not None:
             kept["history"] = state.history
-        rounds.record(folder, record, kept)
+        rounds.keep_round(folder, record, kept)
 
     adapter.set_vector(tuned, state.adapter)
     loaded.save_adapter(tuned, settings, folder)
@@ -227,7 +227,7 @@ def run_posthoc(settings: Settings, folder: Path) -> None:
         tuned, encoded, settings.training, settings.defense.rounds, settings.seed, start
     ):
         record["dropped"] = dropped
-        rounds.record(folder, record, {"adapter": adapter.get_vector(tuned)})
+        rounds.keep_round(folder, record, {"adapter": adapter.get_vector(tuned)})
     loaded.save_adapter(tuned, settings, folder)
 
 

@@ -27,13 +27,15 @@ class Run:
     evaluation: Path
 
     def defense_data(self) -> dict:
-        """What a defended run was tuned on: the number of rows, and what was asked for, kept and
-        dropped of each kind."""
+        """What a defended run was tuned on: {rows, written}.
+
+        written: what was asked for, kept and dropped of each kind."""
         return _json(self.folder / "data.json")
 
     def filtered(self) -> dict:
-        """What defense.filter found: recall, precision, F1 (%), and the rows of each label that it
-        took out."""
+        """What defense.filter found: recall, precision, F1 (%).
+
+        And the rows of each label that it took out."""
         return _json(self.folder / "filter.json")
 
     def rounds(self) -> list[dict]:
@@ -45,12 +47,13 @@ class Run:
         return _json(self.evaluation / "scores.json")
 
     def probes(self) -> dict:
-        """What the judge probe found: {before, after}: [loss, accuracy] a layer; cells (`swat.probes`)."""
+        """What the judge probe found: {before, after, cells} (`swat.probes.drift`)."""
         return _json(self.evaluation / "probes.json")
 
     def responses(self) -> list[dict]:
-        """Every evaluation prompt with its response and each judge's score; to be shown through
-        `tables.examples`."""
+        """Every evaluation prompt with its response and each judge's score.
+
+        They are shown through `tables.examples` only."""
         return read_lines(self.evaluation / "responses.jsonl")
 
 
@@ -98,7 +101,8 @@ def ensure(
 ) -> None:
     """Have make(settings, folder) fill a folder once, whoever else wants it too.
 
-    Under its lock, sealed with done.json at the end. Busy if another process is at it and not wait."""
+    Under its lock, sealed with done.json at the end. Busy if another process is at it, and wait is
+    False."""
     if intact(folder):
         return
     lock = FileLock(locks() / f"{folder.parent.name}.{folder.name}")
@@ -119,14 +123,14 @@ def ensure(
 
 
 def locks() -> Path:
-    """The folder of the store's locks, made if need be."""
+    """The folder of the store's locks; made first where it is missing."""
     folder = machine.outputs() / "runs" / ".locks"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def _seal(folder: Path) -> None:
-    """Write done.json over everything in a folder except evaluations and what only a resume needs."""
+    """Write done.json: the digests of all files except evaluations and what a resume needs."""
     digests = {}
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder)

@@ -1,0 +1,107 @@
+"""How long a preset's runs take: as measured here, or on an assumed device. No torch."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from fedlib.commands.plan_sizes import KnownModel
+from fedlib.lab import workers
+from fedlib.settings import machine
+from fedlib.settings.schema import Settings
+
+# Arithmetic and memory bandwidth that a run is assumed to reach, FLOP/s and bytes/s, until one has
+# been measured: about a consumer GPU's; a data-centre GPU does several times that.
+ASSUMED = {"cuda": (40e12, 0.8e12), "cpu": (5e10, 2e10)}
+# Seconds of one step of decoding at least: launching kernels, the adapter unmerged.
+STEP = 0.03
+READ = 256  # tokens that a judge reads beside the response
+WRITTEN = {"grader": 256, "guard": 16, "reward": 0}  # tokens that a judge writes
+ABOUT = {"grader": "benign", "guard": "harmful", "reward": "harmful"}  # the prompts that it judges
+
+
+def planned_device(settings: Settings) -> str:
+    """cpu or cuda: models of the hub are planned for a GPU."""
+    return "cuda" if settings.data.source == "hub" else machine.device(settings.model)
+
+
+def runs_at_once(settings: Settings) -> int:
+    """How many runs are made at a time on the planned device."""
+    return max(1, workers.jobs(settings)) if planned_device(settings) == "cpu" else 1
+
+
+def measured_speed(settings: Settings) -> tuple[float | None, float | None]:
+    """(tokens/s, tokens a row) of this base's finished rounds in the store; (None, None) if none.
+
+    Rounds that cannot be read are left out."""
+    tokens = seconds = rows = 0.0
+    for file in (machine.outputs() / "runs").glob("*/rounds.jsonl"):
+        try:
+            made, lines = _read_rounds(file)
+        except (OSError, ValueError):
+            continue
+        base, source = made["model"]["base"], made["data"]["source"]
+        if (base, source) != (settings.model.base, settings.data.source):
+            continue
+        size = made["training"]["steps"] * made["training"]["batch_size"]
+        for line in lines:
+            if "sampled" in line:
+                tokens += line["tokens"]
+                seconds += line["seconds"]
+                rows += len(line["sampled"]) * size
+    return (tokens / seconds, tokens / rows) if rows and seconds else (None, None)
+
+
+def _read_rounds(file: Path) -> tuple[dict, list[dict]]:
+    made = json.loads((file.parent / "settings.json").read_text(encoding="utf-8"))
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return made, [json.loads(line) for line in lines]
+
+
+def run_tokens(settings: Settings, row: float) -> tuple[float, int]:
+    """(trained, answered) tokens of one run, at most; row: tokens a row.
+
+    Of a defended run without those of the run that it defends."""
+    training, evaluation = settings.training, settings.evaluation
+    federation, level = settings.federation, settings.defense.level
+    # all clients in all rounds together
+    tunings = settings.defense.rounds
+    if level == 0:
+        tunings = federation.rounds * federation.sampled
+    elif level == "project":
+        tunings = 0
+    trained = tunings * training.steps * training.batch_size * row
+
+    # Level 3 writes two kinds of rows, asked and answered. What a generator writes for level 2 is
+    # written once a seed, and not counted.
+    written = 4 * settings.data.generated * settings.model.max_length if level == 3 else 0
+    prompts = evaluation.harmful + evaluation.benign
+    return trained, prompts * evaluation.max_new_tokens + written
+
+
+def run_seconds(
+    settings: Settings, found: Mapping[str, KnownModel], rate: float | None, row: float
+) -> float:
+    """How long one run takes: training at rate tokens/s, answers and judges as ASSUMED."""
+    evaluation = settings.evaluation
+    flops, bandwidth = ASSUMED[planned_device(settings)]
+    trained, answered = run_tokens(settings, row)
+    base = found["model.base"].parameters or 0
+
+    # forward and backward; then decoding, a batch at a time
+    total = trained / (rate or flops / (4 * base))
+    at_once = min(evaluation.batch_size, evaluation.harmful + evaluation.benign)
+    step = max(2 * base / bandwidth, 2 * base * evaluation.batch_size / flops, STEP)
+    total += math.ceil(answered / at_once) * step
+
+    # the judges read, and some write
+    for field, one in found.items():
+        group, _, judge = field.partition(".")
+        if group != "evaluation" or not one.parameters:
+            continue
+        asked = getattr(evaluation, ABOUT[judge])
+        read = asked * (evaluation.max_new_tokens + READ)
+        step = max(2 * one.parameters / bandwidth, STEP)
+        total += 2 * one.parameters * read / flops
+        total += math.ceil(asked / evaluation.batch_size) * WRITTEN[judge] * step
+    return total

@@ -1,0 +1,241 @@
+"""Runs made in worker processes, several at a time. The parent process needs no torch."""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, as_completed, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from fedlib.lab import keys, store
+from fedlib.settings import machine
+from fedlib.settings.errors import SettingsError
+from fedlib.settings.schema import Settings
+
+AT_MOST = 8  # workers on a CPU, where nothing else is said
+# Memory pieces above this size go back at once: else glibc's heap grows with every new shape.
+KEPT_BYTES = 16 << 20
+
+
+def jobs(settings: Settings) -> int:
+    """How many runs are made at a time: FEDLIB_JOBS, or one a core (one where there is a GPU).
+
+    SettingsError where FEDLIB_JOBS is no whole number."""
+    given = os.environ.get("FEDLIB_JOBS")
+    if given is None:
+        on_gpu = machine.device(settings.model) == "cuda"
+        return 1 if on_gpu else min(cores(), AT_MOST)
+    if not given.isdigit():
+        raise SettingsError(f"FEDLIB_JOBS: must be a whole number, got {given!r}")
+    return int(given)
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def make_runs(missing: Sequence[Settings]) -> None:
+    """Make runs in worker processes, the bases that they share first; a line says how far it is.
+
+    With no jobs (FEDLIB_JOBS=0) they are made in this process. What fails is raised at the end;
+    the other runs are made."""
+    count = jobs(missing[0])
+    with _progress(len(missing)) as advance:
+        if count == 0:
+            _make_here(missing, advance)
+            return
+        before = set(multiprocessing.active_children())
+        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(KEPT_BYTES))
+        pool = ProcessPoolExecutor(
+            min(count, len(missing)),
+            multiprocessing.get_context("spawn"),
+            _start_worker,
+            (max(1, cores() // count),),
+        )
+        try:
+            _make_bases(pool, missing)
+            _make_in_pool(pool, missing, count, advance)
+        except BrokenProcessPool:
+            raise RuntimeError(
+                "a worker process was killed (out of memory?) or could not start: in a script, "
+                "call fedlib under if __name__ == '__main__':, or set FEDLIB_JOBS=0 to work in "
+                "this process"
+            ) from None
+        except BaseException:
+            # interrupted, or failed: workers stop; what they finished is kept
+            for child in children_since(before):
+                child.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def children_since(before: set[BaseProcess]) -> set[BaseProcess]:
+    """The child processes of this process that were not there before."""
+    return set(multiprocessing.active_children()) - before
+
+
+def _make_here(missing: Sequence[Settings], advance: Callable[[], None]) -> None:
+    from fedlib.lab import steps
+
+    for settings in missing:
+        steps.make(settings)
+        advance()
+
+
+def _make_bases(pool: ProcessPoolExecutor, missing: Sequence[Settings]) -> None:
+    """Train each base that is made here; all other runs wait for it."""
+    bases = {keys.base_folder(s): s for s in missing if s.model.base == "scratch"}
+    futures = [pool.submit(_work_on_base, s.model_dump_json()) for s in bases.values()]
+    for future in as_completed(futures):
+        future.result()
+
+
+def _make_in_pool(
+    pool: ProcessPoolExecutor,
+    missing: Sequence[Settings],
+    count: int,
+    advance: Callable[[], None],
+) -> None:
+    """Make every run in the pool; the first failure is raised when all others are made."""
+    failure: BaseException | None = None
+    pending = {pool.submit(_work, s.model_dump_json(), count): s for s in missing}
+    while pending:
+        for future in wait(pending, return_when=FIRST_COMPLETED).done:
+            settings = pending.pop(future)
+            # another process is at it: later again
+            if future.exception() is None and not future.result():
+                pending[pool.submit(_work, settings.model_dump_json(), count)] = settings
+                continue
+            failure = failure or future.exception()
+            advance()
+    if failure:
+        raise failure
+
+
+# --- in a worker process
+
+
+def _start_worker(threads: int) -> None:
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """End this worker process when its parent ends, however that ends.
+
+    It would otherwise wait for work for ever, or go on unseen. Its run is resumed next time."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        raise RuntimeError("end_with_parent: this process is no worker")
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _work_on_base(settings_json: str) -> None:
+    """Make a run's base with every core, since all other runs wait for it."""
+    import torch
+
+    from fedlib.lab import loaded
+
+    torch.set_num_threads(cores())
+    loaded.make_base(Settings.model_validate_json(settings_json))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def _work(settings_json: str, slots: int) -> bool:
+    """Make one run; False if another process is making it."""
+    from fedlib.lab import steps
+    from fedlib.models import loading
+
+    settings = Settings.model_validate_json(settings_json)
+    with _slot(slots):
+        try:
+            steps.make(settings, wait=False)
+            # the next run, or another notebook's, needs the memory
+            if machine.device(settings.model) == "cuda":
+                loading.release()
+            return True
+        except store.Busy:
+            pass
+    time.sleep(0.3)
+    return False
+
+
+@contextmanager
+def _slot(count: int) -> Iterator[None]:
+    """One of the machine's places for a working process.
+
+    All notebooks that run at the same time share them."""
+    folder = store.locks()
+    while True:
+        for i in range(count):
+            lock = FileLock(folder / f"slot{i}")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            try:
+                yield
+            finally:
+                lock.release()
+            return
+        time.sleep(0.1)
+
+
+# --- how far it is
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """advance() for each finished run: one line that is rewritten.
+
+    It goes to the file FEDLIB_STATUS names (`fedlib reproduce` reads it), to the notebook's
+    output, or else to the terminal."""
+    began, done = time.monotonic(), 0
+    file = os.environ.get("FEDLIB_STATUS")
+    in_notebook = "IPython" in sys.modules and sys.modules["IPython"].get_ipython()
+    handle = _show(_how_far(0, total, 0)) if in_notebook else None
+
+    def tell() -> None:
+        text = _how_far(done, total, time.monotonic() - began)
+        if file:
+            Path(file).write_text(text, encoding="utf-8")
+        if handle:
+            handle.update({"text/plain": text}, raw=True)
+        elif not file and sys.stderr.isatty():
+            end = "\n" if done == total else ""
+            print(f"\r{text}", end=end, file=sys.stderr, flush=True)
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        tell()
+
+    tell()
+    yield advance
+
+
+def _show(text: str):
+    from IPython.display import display
+
+    return display({"text/plain": text}, raw=True, display_id=True)
+
+
+def _how_far(done: int, total: int, seconds: float) -> str:
+    return f"executed {done} of {total} missing runs, {seconds:.0f} s"
