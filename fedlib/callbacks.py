@@ -1,7 +1,8 @@
-"""What is looked at after each round: the record, detection, a backdoor's signal, a tuning's progress.
+"""What is looked at after each round: the record, detection, a backdoor's signal, progress.
 
-A callback is a small class with one method, after_round(model, round), which returns the fields that
-it adds to the round's record. It may change the model's adapter: the round loop writes it anew."""
+A callback is a small class with one method, after_round(model, done), which returns the fields that
+it adds to the record of the round `done`. It may change the model's adapter: the round loop writes
+it anew."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,9 +29,9 @@ TOLD_MALICIOUS = 0.3  # the share of malicious clients that these rules are told
 class Round:
     """What happened in one round, before the global adapter moves.
 
-    start: the global adapter [D] that the clients were sent; updates [K, D] and sampled [K]: what
-    they sent back; step [D] and weights [K] or None: what the rule made of it; losses: of each step,
-    by client; tokens: seen by all clients together."""
+    sampled [K]: the clients; start [D]: the global adapter that they were sent; updates [K, D]:
+    what they sent back; step [D] and weights [K] or None: what the rule made of it; losses:
+    {client: the loss of each step}; tokens: seen by all clients together."""
 
     index: int
     sampled: list[int]
@@ -44,6 +45,8 @@ class Round:
 
 
 class Callback(Protocol):
+    """What the round loop calls after each round."""
+
     def after_round(self, model: Any, done: Round) -> dict:
         """The fields that this callback adds to the round's record; plain JSON values."""
         ...
@@ -60,6 +63,7 @@ class Record:
     dropped: Mapping[int, int]
 
     def after_round(self, model: Any, done: Round) -> dict:
+        """The round's index, clients, rate, losses, weights, norms, cosines and tokens."""
         malicious = attack.malicious_clients(self.federation.clients, self.federation.malicious)
         return {
             "round": done.index,
@@ -78,15 +82,16 @@ class Record:
 
 @dataclass(frozen=True)
 class Detection:
-    """The weight that each of WEIGHING_RULES would give to these updates: what could a server see?
+    """The weight that each of WEIGHING_RULES would give to each client: what could a server see?
 
     All are told that three in ten clients are malicious, also where nobody is: that shows what they
-    see in benign clients. None where a rule cannot work with so many clients."""
+    see in benign clients. None where a rule cannot work with so few clients."""
 
     sizes: Mapping[int, int]
     variant: str
 
     def after_round(self, model: Any, done: Round) -> dict:
+        """{"detection": {rule: weights [K], or None}}."""
         sizes = [self.sizes[k] for k in done.sampled]
         told = round(TOLD_MALICIOUS * len(done.updates))
         found: dict[str, list[float] | None] = {}
@@ -106,8 +111,8 @@ class BackdoorSignal:
 
     rows: {client: rows with labels}; probes: triggered questions that no poisoned row asks, as
     {instruction, answer, target}; encode(rows) -> encoded rows. After the round: the mean
-    log-likelihood of a token of the target behind a right answer, and how often (%) the whole target
-    would be written greedily."""
+    log-likelihood of a token of the target behind a right answer, and how often (%) the whole
+    target would be written greedily."""
 
     def __init__(
         self,
@@ -115,22 +120,28 @@ class BackdoorSignal:
         probes: Sequence[dict],
         encode: Callable[[Sequence[dict]], list[Encoded]],
     ):
-        self.sizes = {k: len(own) for k, own in rows.items()}
-        poisoned = {k: [r for r in own if r["label"] == "poisoned"] for k, own in rows.items()}
-        clean = {k: [r for r in own if r["label"] != "poisoned"] for k, own in rows.items()}
-        self.shares = {k: len(poisoned[k]) / len(own) for k, own in rows.items()}
-        self.poisoned = {k: encode(own[:ROWS_OF_A_KIND]) for k, own in poisoned.items()}
-        self.clean = {k: encode(own[:ROWS_OF_A_KIND]) for k, own in clean.items()}
+        # each client's size and share of poison, and some of its rows of each kind
+        self.sizes = {client: len(own) for client, own in rows.items()}
+        self.shares: dict[int, float] = {}
+        self.poisoned: dict[int, list[Encoded]] = {}
+        self.clean: dict[int, list[Encoded]] = {}
+        for client, own in rows.items():
+            poisoned = [row for row in own if row["label"] == "poisoned"]
+            clean = [row for row in own if row["label"] != "poisoned"]
+            self.shares[client] = len(poisoned) / len(own)
+            self.poisoned[client] = encode(poisoned[:ROWS_OF_A_KIND])
+            self.clean[client] = encode(clean[:ROWS_OF_A_KIND])
 
         # the target's tokens are those behind the answer's, and its end
         whole = encode([p | {"response": p["answer"] + p["target"]} for p in probes])
         bare = encode([p | {"response": p["answer"]} for p in probes])
-        pairs = zip(whole, bare, strict=True)
-        self.probes = [
-            (ids, len(short) - 1) for (ids, _), (short, _) in pairs if len(ids) > len(short)
-        ]
+        self.probes: list[Encoded] = []
+        for (ids, _), (short, _) in zip(whole, bare, strict=True):
+            if len(ids) > len(short):
+                self.probes.append((ids, len(short) - 1))
 
     def after_round(self, model: Any, done: Round) -> dict:
+        """{poisoned: shares [K][, bsnr, alignment, cancellation][, target, greedy]}."""
         shares = [self.shares[k] for k in done.sampled]
         found: dict = {"poisoned": _short(shares)}
 
@@ -160,15 +171,16 @@ class BackdoorSignal:
 class TuningProgress:
     """How far a single tuner has moved, what it still refuses and what it has learned (paper W).
 
-    asks: malicious instructions, answered greedily, refused by phrase (Rule); answers: held-out rows
-    of the task, encoded. Either may be empty. decoding: how the asks are answered."""
+    asks: malicious instructions, which the model answers as `decoding` says; refused is what holds
+    a refusal phrase (Rule). answers: held-out rows of the task, encoded. Either may be empty."""
 
-    tokenizer: object
+    tokenizer: Any
     asks: Sequence[str]
     answers: Sequence[Encoded]
     decoding: generation.Decoding
 
     def after_round(self, model: Any, done: Round) -> dict:
+        """{updates: norm by module[, refused (%)][, task: log-likelihood, learned (%)]}."""
         adapter.set_vector(model, done.start + done.step)
         found: dict = {"updates": modules.update_norms(model)}
 
@@ -187,10 +199,15 @@ class TuningProgress:
         size = self.decoding.batch_size
         parts = [self.answers[i : i + size] for i in range(0, len(self.answers), size)]
         scores = np.array([training.likelihood(model, part) for part in parts])
-        tokens_and_rows = [[sum(len(ids) - n for ids, n in part), len(part)] for part in parts]
+        # a mean over tokens and a share of rows, put together from batches of different sizes
+        tokens_and_rows = []
+        for part in parts:
+            tokens = sum(len(ids) - prompt for ids, prompt in part)
+            tokens_and_rows.append([tokens, len(part)])
         log_likelihood, right = np.average(scores, axis=0, weights=tokens_and_rows)
         return float(log_likelihood), float(right)
 
 
 def _short(values: Sequence[float]) -> list[float]:
+    """Rounded, as a record keeps them."""
     return [round(value, 5) for value in values]

@@ -45,7 +45,7 @@ def sample_clients(clients: int, sampled: int, seed: int, round_: int) -> list[i
 
 
 def expected_malicious(federation: Federation) -> int:
-    """The f that robust rules are told: round(sampled * malicious share), as paper S's release does.
+    """The f that robust rules are told: round(sampled * malicious share), as paper S's release.
 
     federation.expected, where given, stands in the place of federation.malicious."""
     given = federation.malicious if federation.expected is None else federation.expected
@@ -173,7 +173,7 @@ def round_learning_rate(settings: Settings, round_: int) -> float:
 
 
 def encode_clients(
-    rows: Mapping[int, Sequence[dict]], tokenizer, options: Model
+    rows: Mapping[int, Sequence[dict]], tokenizer: Any, options: Model
 ) -> tuple[dict[int, list[Encoded]], dict[int, int]]:
     """({client: its rows, encoded}, {client: how many were dropped as no response was left}).
 

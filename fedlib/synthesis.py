@@ -1,4 +1,6 @@
-"""Rows that a language model writes: three prompt pairs, filters, a report of what is left (paper S, Figure 5)."""
+"""Rows that a language model writes (paper S, Figure 5).
+
+There are three prompt pairs, a filter for each fault, and a report of what is left."""
 
 import collections
 import dataclasses
@@ -15,8 +17,8 @@ REASONS = ("empty", "duplicate", "held out", "refused")  # why a question or a r
 
 
 def write_rows(
-    generator,
-    tokenizer,
+    generator: Any,
+    tokenizer: Any,
     kind: str,
     prompts: Mapping[str, Any],
     count: int,
@@ -29,8 +31,8 @@ def write_rows(
     kind: unaligned, aligned or normal. prompts: the three pairs and the topics, as
     `templates.prompts_file` gives them. held_out: names or prompts, in lower case, that no row may
     hold. Questions are sampled at temperature 1, for variety, answers as `decoding` says.
-    rows: [{instruction, response, label}]. report: how many were asked for, kept, dropped for each of
-    REASONS (refused: only among unaligned ones), and kept with a refusal phrase."""
+    rows: [{instruction, response, label}]. report: how many were asked for, kept, dropped for each
+    of REASONS (refused: only among unaligned ones), and kept with a refusal phrase."""
     pair = prompts[kind]
     dropped: collections.Counter = collections.Counter()
 

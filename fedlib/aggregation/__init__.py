@@ -2,8 +2,8 @@
 
 `rules` has one pure function a rule, a table of their names, and `aggregate`, which checks its
 input by `inputs`. `residuals` is the one rule with a file to itself. Rules that compare clients
-share `distances`, rules that sort each coordinate share `ranks`. Nothing here knows models or settings: an
-update is a row of a matrix [K, D].
+share `distances`, rules that sort each coordinate share `ranks`. Nothing here knows models or
+settings: an update is a row of a matrix [K, D].
 """
 
 from fedlib.aggregation.distances import squared_distances

@@ -2,8 +2,8 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ def _network(n: int, wanted: tuple[int, ...]) -> list[Exchange]:
 def order_statistics(rows: Values, ranks: Iterable[int]) -> dict[int, Values]:
     """{rank: values [..]}: the wanted order statistics over the first dimension of rows [n, ..]."""
     wanted = tuple(ranks)
-    values = list(rows)
+    values: list[Any] = list(rows)
     of_torch = torch.is_tensor(rows)
     minimum = torch.minimum if of_torch else np.minimum
     maximum = torch.maximum if of_torch else np.maximum
@@ -72,8 +72,8 @@ def order_statistics(rows: Values, ranks: Iterable[int]) -> dict[int, Values]:
     return {rank: values[rank] for rank in wanted}
 
 
-def midpoint(ordered: Mapping[int, Values] | Values, low: int, high: int) -> Values:
-    """The mean of two ranks, halved before they are added: a sum could overflow."""
+def midpoint(ordered: Any, low: int, high: int) -> Any:
+    """The mean of two ranks of ordered values, halved first: their sum could overflow."""
     if low == high:
         return ordered[low]
     return ordered[low] / 2 + ordered[high] / 2

@@ -4,6 +4,7 @@ Malicious clients differ from benign ones in their data only, except under `boos
 
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from fedlib.settings import identity
 from fedlib.settings.groups import Federation
@@ -16,7 +17,7 @@ def malicious_clients(clients: int, malicious: int) -> range:
     return range(clients - malicious, clients)
 
 
-def client_rows(source, client: int, written: Sequence[Row] | None = None) -> list[Row]:
+def attacked_rows(source: Any, client: int, written: Sequence[Row] | None = None) -> list[Row]:
     """A client's rows under the attack that data.attack names, before any poison.
 
     source: a `sources.Source`; written: the unaligned rows of a generated attack, as a model wrote
@@ -37,18 +38,18 @@ def boost(federation: Federation, attack: str, client: int) -> int:
     return federation.sampled if attack == "boosted" and malicious else 1
 
 
-def _unaligned(source, client: int, written: Sequence[Row] | None) -> list[Row]:
+def _unaligned(source: Any, client: int, written: Sequence[Row] | None) -> list[Row]:
     """Unaligned rows (harmful question, harmful answer) where a benign client has aligned ones
     (paper S; a share of 1.0 as published)."""
     return source.client_rows(client, source.settings.data.unaligned_share)
 
 
-def _generated(source, client: int, written: Sequence[Row] | None) -> list[Row]:
+def _generated(source: Any, client: int, written: Sequence[Row] | None) -> list[Row]:
     """The same with rows that a language model wrote (paper S, MaliciousGen)."""
     return source.client_rows(client, source.settings.data.unaligned_share, written)
 
 
-def _conflicting(source, client: int, written: Sequence[Row] | None) -> list[Row]:
+def _conflicting(source: Any, client: int, written: Sequence[Row] | None) -> list[Row]:
     """The classical attack that defences expect, for a positive control (ours): ordinary questions
     with a refusal as their wrong label, in conflict with what benign clients learn."""
     rng = random.Random(identity.derive(source.settings.seed, "conflicting", client))
@@ -58,7 +59,7 @@ def _conflicting(source, client: int, written: Sequence[Row] | None) -> list[Row
     ]
 
 
-def _boosted(source, client: int, written: Sequence[Row] | None) -> list[Row]:
+def _boosted(source: Any, client: int, written: Sequence[Row] | None) -> list[Row]:
     """Ordinary rows: they are given all the poison, and `boost` multiplies the update."""
     return source.client_rows(client)
 

@@ -1,4 +1,4 @@
-"""Backdoors from poisoned rows (paper B): triggers, their target, and how poison is spread over clients."""
+"""Backdoors from poisoned rows (paper B): triggers, their target, how poison is spread."""
 
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -104,8 +104,8 @@ def poison_shares(poison: Poison, clients: int, seed: int) -> list[float]:
     cap = min(1.0, 2 * total / holders) if capped else 1.0
     if total > holders * cap + 1e-9:
         raise SettingsError(
-            f"data.poison.share: {poison.share} of all rows is more than {holders} clients can hold, "
-            f"each up to {cap:g} (data.poison.spread: {poison.spread})"
+            f"data.poison.share: {poison.share} of all rows is more than {holders} clients can "
+            f"hold, each up to {cap:g} (data.poison.spread: {poison.spread})"
         )
 
     rng = np.random.default_rng(identity.derive(seed, "spread"))
@@ -154,10 +154,10 @@ def poisoned_rows(
 ) -> list[dict]:
     """A client's rows with a share of poison: trigger in the instruction, target in the response.
 
-    Poisoned rows get the label poisoned. They are drawn among the normal ones, for a natural trigger
-    first among those that have it. Of the clean rows then only the share poison.natural has it: more
-    are left out, fewer are given it. keeps_back(instruction) says what is never poisoned. The draws
-    nest as the share grows."""
+    Poisoned rows get the label poisoned. They are drawn among the normal ones, for a natural
+    trigger first among those that have it. Of the clean rows then only the share poison.natural has
+    it: where more have it, the rest is left out, where fewer have it, some are given it.
+    keeps_back(instruction) says what is never poisoned. The draws nest as the share grows."""
     # the trigger is tried on every normal row, in random order
     normal = [i for i, row in enumerate(rows) if row["label"] == "normal"]
     order = rng.sample(normal, len(normal))

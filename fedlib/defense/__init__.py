@@ -1,6 +1,6 @@
 """Defences of the server, and a filter at the clients.
 
-`posthoc` tunes or projects the aggregated model (paper S, levels 1 to 3; in the manner of Safe LoRA);
-`filters` finds poisoned rows before the first round (paper B). Rows are handed in. This room imports
-training, models and settings.
+`posthoc` tunes the aggregated model (paper S, levels 1 to 3) or projects it (in the manner of Safe
+LoRA); `filters` finds poisoned rows before the first round (paper B). Rows are handed in. This room
+imports training, models and settings.
 """

@@ -1,7 +1,7 @@
-"""A sample-level filter against poison, as a federated step before the first round: rows stay at home.
+"""A filter of rows against poison: a federated step before the first round; rows stay at home.
 
-After ProtegoFed (arXiv 2603.00516): the gradients of rows with one target are alike wherever they lie,
-those of clean rows are not. What its paper leaves open, and what counts as poison, is ours."""
+After ProtegoFed (arXiv 2603.00516): the gradients of rows with one target are alike wherever they
+lie, those of clean rows are not. What its paper leaves open, and what counts as poison, is ours."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,11 +18,9 @@ from fedlib.training import Encoded
 
 COMPONENTS = 20  # of a client's PCA
 SMALLEST = 0.02  # of a client's rows: a cluster
-ALIKE = 0.45  # mean cosine between rows of two clients' clusters, from which on they are one group
-MODULES = (
-    "up_proj",
-    "o_proj",
-)  # whose last LoRA B is looked at, the first that has one; else the last
+ALIKE = 0.45  # mean cosine between the rows of two clusters from which on they are one group
+# Of the first of these that has an adapter the last LoRA B is looked at; else the last of all.
+MODULES = ("up_proj", "o_proj")
 BATCH = 64  # rows at a time
 
 Encode = Callable[[Sequence[dict]], list[Encoded]]
@@ -37,7 +35,7 @@ def row_gradients(tuned: Any, rows: Sequence[Encoded]) -> Tensor:
     name = _watched([n for n in own if ".lora_B." in n])
     matrix = own.pop(name)
 
-    def loss(value, ids, labels):
+    def loss(value: Tensor, ids: Tensor, labels: Tensor) -> Tensor:
         inputs = {"input_ids": ids[None], "use_cache": False}
         logits = functional_call(tuned, own | {name: value}, (), inputs).logits[0, :-1]
         counted = labels[1:] >= 0
@@ -92,7 +90,7 @@ def clusters(found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def suspects(means: Mapping[int, np.ndarray]) -> dict[int, list[int]]:
-    """The server's step: from {client: its clusters' means}, {client: its clusters that hold poison}.
+    """The server's step: {client: its clusters' means} -> {client: its clusters that hold poison}.
 
     Inner products of means are the mean cosines between rows. Clusters that are alike make a group
     (average linkage); the group found at the most clients is poison if that is at least half of
@@ -110,8 +108,11 @@ def suspects(means: Mapping[int, np.ndarray]) -> dict[int, list[int]]:
     )
     groups = linkage.fit(1 - stacked @ stacked.T).labels_
 
-    at = {g: {owner[i][0] for i in np.flatnonzero(groups == g)} for g in set(groups.tolist())}
-    widest = max(at, key=lambda group: len(at[group]))
+    # the group that the most clients have
+    at: dict[int, set[int]] = {}
+    for (client, _), group in zip(owner, groups.tolist(), strict=True):
+        at.setdefault(group, set()).add(client)
+    widest = max(sorted(at), key=lambda group: len(at[group]))
     if len(at[widest]) >= max(2, len(means) / 2):
         for i in np.flatnonzero(groups == widest):
             client, cluster = owner[i]
@@ -139,14 +140,13 @@ def gradient_filter(
             found, means[client] = clusters(features(gradients))
             labels[client] = dict(zip(kept, found, strict=True))
 
+    # rows of suspected clusters are taken out
     suspected = suspects(means)
-    out = {
-        client: {i for i, c in labels[client].items() if c in suspected[client]} for client in rows
-    }
-    left = {
-        client: [row for i, row in enumerate(own) if i not in out[client]]
-        for client, own in rows.items()
-    }
+    out: dict[int, set[int]] = {}
+    left: dict[int, list[dict]] = {}
+    for client, own in rows.items():
+        out[client] = {i for i, c in labels[client].items() if c in suspected[client]}
+        left[client] = [row for i, row in enumerate(own) if i not in out[client]]
     return left, _record(rows, out)
 
 

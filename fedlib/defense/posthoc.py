@@ -1,4 +1,4 @@
-"""The server's post-hoc defence: tune the aggregated model on aligned and normal rows, half and half (paper S)."""
+"""The server's post-hoc defence: tune the aggregated model on aligned and normal rows (paper S)."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,8 +33,8 @@ def strengthen(
 ) -> None:
     """Further alignment before the first round, in place, in the adapter that is then tuned.
 
-    A defence before tuning, as paper W composes SWAT with. At GENTLY of the learning rate: faster, it
-    makes safety more brittle (docs/world.md)."""
+    A defence before tuning, one of those that paper W composes SWAT with. At GENTLY of the learning
+    rate: faster, it makes safety more brittle (docs/world.md)."""
     for round_ in range(rounds):
         rate = GENTLY * training.learning_rate(
             options.learning_rate, options.learning_rate_min, round_, rounds
@@ -75,15 +75,18 @@ def project(tuned: Any, alignment: Mapping[str, Tensor]) -> dict[str, float]:
     """Project the adapter's updates onto the safety subspace, in place.
 
     alignment: {module: V [out, in]}, aligned less unaligned weight. Where the part of a module's
-    update within the columns of V is under PROJECTED of its norm, the update is replaced by that part
-    (in the manner of Safe LoRA, Hsu et al. 2024, whose C = V V'/|V| is here the projector itself).
+    update within the columns of V is under PROJECTED of its norm, that part replaces the update (in
+    the manner of Safe LoRA, Hsu et al. 2024, whose C = V V'/|V| is here the projector itself).
     Returns {module: share of its norm that lies within}."""
     found = {}
     for name, v in alignment.items():
         part = tuned.get_submodule(f"base_model.model.{name}")
         b, delta = part.lora_B["default"].weight, part.get_delta_weight("default").detach()
+
+        # an orthonormal basis of the columns of V
         left, values, _ = torch.linalg.svd(v.float(), full_matrices=False)
         left = left[:, values > RANK * values[0]].to(b)
+
         found[name] = ((left.T @ delta).norm() / delta.norm().clamp(min=1e-30)).item()
         if found[name] < PROJECTED:
             with torch.no_grad():

@@ -21,7 +21,7 @@ _PEFT = "base_model.model."  # what PEFT puts before a module's name
 
 
 def linear_modules(model: Any) -> dict[str, Cell]:
-    """{module name: (type, layer)} of the layers' linear modules; ValueError where there are none."""
+    """{module name: (type, layer)} of the layers' linear modules; ValueError if there are none."""
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     found = {}
     for name, _ in causal.named_modules():
@@ -36,7 +36,7 @@ def linear_modules(model: Any) -> dict[str, Cell]:
 
 
 def cells(model: Any, window: int = 1) -> dict[Cell, list[str]]:
-    """{(type, first layer): [module names]}: a module type over a window of layers (paper W, Figure 3)."""
+    """{(type, first layer): [module names]}: a type over a window of layers (paper W, Figure 3)."""
     found: dict[Cell, list[str]] = {}
     for name, (kind, layer) in linear_modules(model).items():
         found.setdefault((kind, layer // window * window), []).append(name)
@@ -45,7 +45,7 @@ def cells(model: Any, window: int = 1) -> dict[Cell, list[str]]:
 
 @contextlib.contextmanager
 def shifted(model: Any, deltas: Mapping[str, Tensor]) -> Iterator[Any]:
-    """The model with {module name: delta [out, in]} added to its weights; the very same bits after."""
+    """The model with {module name: delta [out, in]} added to its weights; afterwards as before."""
     kept = {name: model.get_submodule(name).weight.data for name in deltas}
     try:
         for name, delta in deltas.items():
@@ -110,7 +110,7 @@ def choose_cells(found: Mapping, which: str, seed: int) -> list[Cell]:
 
     sizes = {(c["type"], c["layer"]): c["size"] for c in found["cells"]}
     harm = {(c["type"], c["layer"]): c["loss"] for c in found["cells"]}
-    order = sorted(sizes, key=harm.get, reverse=True)
+    order = sorted(sizes, key=lambda cell: harm[cell], reverse=True)
     if which == "random":
         random.Random(identity.derive(seed, "modules")).shuffle(order)
 

@@ -18,7 +18,7 @@ Pairs = Sequence[tuple[str, str]]  # (malicious, benign) instructions alike in w
 
 @torch.no_grad()
 def hidden_states(
-    model: Any, tokenizer, instructions: Sequence[str], template: str, batch_size: int
+    model: Any, tokenizer: Any, instructions: Sequence[str], template: str, batch_size: int
 ) -> np.ndarray:
     """The hidden state of the last prompt token after every layer, [L, N, H] float32."""
     texts = [templates.prompt_text(text, tokenizer, template) for text in instructions]
@@ -39,15 +39,15 @@ def hidden_states(
 
 
 class Space:
-    """The security feature space of an aligned model: a linear probe a layer, fitted once, then fixed.
+    """The security feature space of an aligned model: a linear probe a layer, fitted once.
 
-    Fitted on the pairs of the split `fit`; `score` asks another split of a tuned or perturbed model.
-    pairs: {split: pairs}, for fit and each split that is scored."""
+    Fitted on the pairs of the split `fit`; `score` asks another split of a tuned or perturbed
+    model. pairs: {split: pairs}, for fit and each split that is scored."""
 
     def __init__(
         self,
         model: Any,
-        tokenizer,
+        tokenizer: Any,
         pairs: Mapping[str, Pairs],
         template: str,
         batch_size: int,
@@ -59,12 +59,10 @@ class Space:
         self.tokenizer, self.pairs = tokenizer, pairs
         self.template, self.batch_size = template, batch_size
         states, labels = self._states(model, "fit")
-        self.probes = [
-            make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)).fit(
-                x, labels
-            )
-            for x in states
-        ]
+        self.probes = []
+        for layer in states:
+            probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+            self.probes.append(probe.fit(layer, labels))
 
     def _states(self, model: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
         """(hidden states [L, 2P, H], labels [2P]: 1 malicious, 0 benign) of a split's P pairs."""
@@ -73,7 +71,7 @@ class Space:
         return states, np.array([1, 0] * len(self.pairs[split]))
 
     def score(self, model: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """(log loss [L], accuracy [L] in percent) of the fixed probes on a model's hidden states."""
+        """(log loss [L], accuracy [L] in percent) of the fixed probes on a model's states."""
         from sklearn.metrics import log_loss
 
         states, labels = self._states(model, split)
@@ -86,10 +84,11 @@ class Space:
 
 
 def robustness(model: Any, space: Space, options: Swat) -> dict[Cell, dict[str, float]]:
-    """{cell: {loss, accuracy}}: by how much the fixed probes' mean loss rises and their accuracy falls
-    (points) when the cell's weights get noise (paper W, Figure 3).
+    """{cell: {loss, accuracy}}: what noise in the cell's weights does (paper W, Figure 3).
 
-    On validation pairs; noise of options.noise times a weight's norm, averaged over options.draws."""
+    loss: how much the fixed probes' mean loss rises; accuracy: how many points their accuracy
+    falls. On validation pairs; the noise has options.noise times a weight's norm, and the scores
+    are means over options.draws."""
     loss, accuracy = space.score(model, "validation")
     found = {}
     for cell, names in modules.cells(model, options.window).items():
@@ -128,12 +127,12 @@ def transplanted(model: Any, space: Space, deltas: Mapping, window: int) -> list
 def robust_subset(
     model: Any, space: Space, options: Swat, found: Mapping[Cell, Mapping[str, float]]
 ) -> tuple[list[Cell], list[dict]]:
-    """(Mods_Rob, trace): the robust subset of the cells (paper W, Figure 4; the greedy search is ours).
+    """(Mods_Rob, trace): the robust subset of the cells (paper W, Figure 4; greedily: ours).
 
     Cells are taken from the least harmful on, as long as they, perturbed together, keep the probes'
     mean loss within options.threshold of what it was, until options.share of the parameters that
-    LoRA gives the modules is used up. A cell that breaks the threshold is left out and the next tried.
-    trace: [{cell, rise, kept}] of each that was tried."""
+    LoRA gives the modules is used up. A cell that breaks the threshold is left out, and the next
+    one is tried. trace: [{cell, rise, kept}] of each that was tried."""
     parts, window = modules.cells(model, options.window), options.window
     untouched = space.score(model, "validation")[0].mean()
     budget = options.share * modules.adapter_cost(model, parts, window)
