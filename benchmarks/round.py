@@ -148,7 +148,7 @@ def main():
 
 def signals(settings, rounds):
     """What following a backdoor (BSNR, its factors, the target's likelihood) adds to paper B's round."""
-    settings = settings.replace(**backdoor.federation(settings)).replace(
+    settings = settings.replace(**backdoor.backdoor_changes(settings)).replace(
         data={"poison": {"trigger": "tokens"}}
     )
     base, tokenizer = loaded.load_base(settings)

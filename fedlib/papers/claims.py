@@ -1,31 +1,64 @@
-"""TODO: what this room is for."""
+"""What is claimed (published/claims.yaml), what was measured for it, and whether it holds."""
 
 import functools
 import itertools
 import json
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
+from numpy.typing import ArrayLike
 
 from fedlib import sources
 from fedlib.lab import keys
 from fedlib.models import checkpoints
 from fedlib.papers import estimates, output, tables
-from fedlib.settings import errors, groups, identity
+from fedlib.settings import groups, identity
+from fedlib.settings.errors import nearest
+from fedlib.settings.schema import Settings
 
+PAPERS = ("S", "B", "W")
+CHAT_MODELS = ["world:chat", "world:chat-deep"]
 # What claims in these units cannot leave, nor then their intervals.
 BOUNDS = {"AUC": (0, 1), "Spearman": (-1, 1), "ASR (%)": (0, 100), "recall (%)": (0, 100)}
+ENOUGH_SEEDS = 5  # for a verdict
 
 
-def record(settings, claim, values):
-    """Record what a notebook measured for a claim of claims.yaml: values [S] or [S, H], with the settings they belong to."""
-    known = [c["id"] for c in _claims()]
-    if claim not in known:
-        raise ValueError(f"claim {claim!r} is unknown{errors.nearest(claim, known)}")
-    mean, low, high = estimates.interval(
-        values, BOUNDS.get(next(c["unit"] for c in _claims() if c["id"] == claim))
-    )
+def is_about(paper: str, settings: Settings) -> bool:
+    """Whether the claims of a paper (S, B or W) are about these settings.
+
+    All are about the embedded world. A claim about its second dataset, wild-like, is measured only
+    where data.benign has that too."""
+    data, poison = settings.data, settings.data.poison
+    in_world = data.source == "world"
+    first_dataset = data.benign[0] == "lmsys-like"
+    about = {
+        # malicious clients with rows of a labelled set
+        "S": first_dataset and data.attack == "unaligned",
+        # 8% of the rows poisoned, the target in the answer's place
+        "B": first_dataset and poison.share == 0.08 and poison.target == "replace",
+        # the mean of both chat models
+        "W": settings.swat.models == CHAT_MODELS,
+    }
+    return in_world and about[paper]
+
+
+def record_claim(
+    settings: Settings, claim: str, values: ArrayLike
+) -> tuple[float, float, float] | None:
+    """Record what a notebook measured for a claim: values [S] or [S, H]; returns (mean, low, high).
+
+    None, and nothing recorded, where the claims of its paper are not about these settings.
+    ValueError where claims.yaml has no such claim."""
+    paper = claim[:1]
+    if paper in PAPERS and not is_about(paper, settings):
+        return None
+    units = {known["id"]: known["unit"] for known in all_claims()}
+    if claim not in units:
+        raise ValueError(f"claim {claim!r} is unknown{nearest(claim, list(units))}")
+
+    mean, low, high = estimates.interval(values, BOUNDS.get(units[claim]))
     record = {
         "measured": mean,
         "low": low,
@@ -33,105 +66,109 @@ def record(settings, claim, values):
         "seeds": len(np.atleast_1d(values)),
         "settings": _identity(settings),
     }
-    output.save(
-        output.folder(settings, "measures") / f"{claim}.json",
-        lambda p: p.write_text(json.dumps(record) + "\n"),
-    )
+    file = output.preset_folder(settings, "measures") / f"{claim}.json"
+    output.save(file, lambda partial: partial.write_text(json.dumps(record) + "\n"))
     return mean, low, high
 
 
-def verdicts(settings):
-    """The verdicts, also written to outputs/<preset>/claims.csv; what was measured with other settings does not count.
+def claim_verdicts(settings: Settings) -> pd.DataFrame:
+    """The verdicts, a row a claim, also written to outputs/<preset>/claims.csv.
 
-    The frame also has what plots.forest needs: unit, and the bounds within which the interval must lie."""
-    rows, identity = [], _identity(settings)
-    for claim in _claims():
-        file = output.folder(settings, "measures") / f"{claim['id']}.json"
+    What was measured with other settings does not count. The frame also has what the figure needs:
+    unit, and the bounds within which the interval must lie."""
+    measures = output.preset_folder(settings, "measures")
+    wanted = _identity(settings)
+    rows = []
+    for claim in all_claims():
+        file = measures / f"{claim['id']}.json"
         found = json.loads(file.read_text()) if file.exists() else {}
-        if found.get("settings") != identity:
+        if found.get("settings") != wanted:
             found = {}
-        rows.append(
-            {
-                "id": claim["id"],
-                "paper": claim["paper"],
-                "claim": claim["claim"],
-                "metric": claim["metric"],
-                "margin": _margin(claim),
-                "published": claim["published"],
-            }
-            | {k: found.get(k) for k in ("measured", "low", "high", "seeds")}
-            | {"status": verdict(claim, found), "unit": claim["unit"], "bounds": _bounds(claim)}
-        )
+        row = {name: claim[name] for name in ("id", "paper", "claim", "metric")}
+        row |= {"margin": _margin(claim), "published": claim["published"]}
+        row |= {name: found.get(name) for name in ("measured", "low", "high", "seeds")}
+        row |= {"status": verdict(claim, found), "unit": claim["unit"], "bounds": _bounds(claim)}
+        rows.append(row)
+
     frame = pd.DataFrame(rows)
     written = frame.drop(columns=["unit", "bounds"])
     output.save(
-        output.folder(settings) / "claims.csv",
-        lambda p: written.to_csv(p, index=False, float_format="%.4g"),
+        output.preset_folder(settings) / "claims.csv",
+        lambda partial: written.to_csv(partial, index=False, float_format="%.4g"),
     )
     return frame
 
 
-def verdict(claim, found):
-    """holds, does not hold, inconclusive (the interval straddles the margin), preliminary (under 5 seeds) or not run."""
+def verdict(claim: dict, found: dict) -> str:
+    """The status of a claim, from its margin and what was found ({} or {low, high, seeds}).
+
+    holds, does not hold, inconclusive (the interval straddles the margin), preliminary (fewer than
+    5 seeds) or not run."""
     if not found:
         return "not run"
-    if found["seeds"] < 5:
+    if found["seeds"] < ENOUGH_SEEDS:
         return "preliminary"
     low, high = _bounds(claim)
     if low <= found["low"] and found["high"] <= high:
         return "holds"
-    return "does not hold" if found["high"] < low or found["low"] > high else "inconclusive"
+    outside = found["high"] < low or found["low"] > high
+    return "does not hold" if outside else "inconclusive"
 
 
-def _bounds(claim):
+def _bounds(claim: dict) -> tuple[float, float]:
     """(low, high) between which the whole interval must lie for the claim to hold."""
-    return tuple(
-        claim.get("within", (claim.get("at_least", -np.inf), claim.get("at_most", np.inf)))
-    )
+    if "within" in claim:
+        low, high = claim["within"]
+        return low, high
+    return claim.get("at_least", -np.inf), claim.get("at_most", np.inf)
 
 
-def _margin(claim):
+def _margin(claim: dict) -> str:
     if "within" in claim:
         return "in [{}, {}]".format(*claim["within"])
-    return f">= {claim['at_least']}" if "at_least" in claim else f"<= {claim['at_most']}"
+    if "at_least" in claim:
+        return f">= {claim['at_least']}"
+    return f"<= {claim['at_most']}"
 
 
 @functools.cache
-def _claims():
-    """Every claim of claims.yaml; one with `over` stands for each combination of the values listed there."""
-    out = []
-    for claim in yaml.safe_load((tables.PUBLISHED / "claims.yaml").read_text(encoding="utf-8")):
-        over, numbers = claim.pop("over", {}), claim["published"]
+def all_claims() -> list[dict[str, Any]]:
+    """Every claim of claims.yaml; one with `over` stands for each combination of those values."""
+    text = (tables.PUBLISHED / "claims.yaml").read_text(encoding="utf-8")
+    found = []
+    for claim in yaml.safe_load(text):
+        over, published = claim.pop("over", {}), claim["published"]
         for values in itertools.product(*over.values()):
             filled = dict(zip(over, values, strict=True))
-            texts = {k: claim[k].format(**filled) for k in ("id", "claim", "metric")}
-            out.append(
-                claim
-                | texts
-                | {"published": numbers.get(texts["id"]) if isinstance(numbers, dict) else numbers}
-            )
-    return out
+            texts = {name: claim[name].format(**filled) for name in ("id", "claim", "metric")}
+            # published: one number, or one for each id that the paper has a number for
+            number = published.get(texts["id"]) if isinstance(published, dict) else published
+            found.append(claim | texts | {"published": number})
+    return found
 
 
-def _identity(settings):
-    """What a measurement belongs to: its settings and, by the keys of run and evaluation, the code, data and models."""
-    plain, first = (
-        settings.model_dump(exclude={"seed": True, "evaluation": {"show_responses"}}),
-        settings.seeds[0],
-    )
-    judged = keys.evaluation_folder(settings.replace(seed=first))
+def _identity(settings: Settings) -> str:
+    """A digest of what a measurement belongs to.
+
+    That is its settings and, by the keys of a run and its evaluation, the code, data and models."""
+    plain = settings.model_dump(exclude={"seed": True, "evaluation": {"show_responses"}})
+    judged = keys.evaluation_folder(settings.replace(seed=settings.seeds[0]))
     used = None
-    if (
-        settings.data.source == "world"
-    ):  # what the claims rest on beside the preset's own model and data
-        chats = [
-            checkpoints.revision(settings.replace(model={"base": name}), "model.base")
-            for name in settings.swat.models
-        ]
-        used = [
-            checkpoints.revision(settings, "data.generator"),
-            chats,
-            sources.of(settings).pairs("validation"),
-            sources.of(settings.replace(data={"benign": list(groups.TASKS)})).revision(),
-        ]
+    if any(is_about(paper, settings) for paper in PAPERS):
+        used = _beside(settings)
     return identity.digest([judged.parent.name, judged.name, used, plain])
+
+
+def _beside(settings: Settings) -> list:
+    """What the claims rest on beside the preset's own model and data."""
+    chats = [
+        checkpoints.revision(settings.replace(model={"base": name}), "model.base")
+        for name in settings.swat.models
+    ]
+    tuning = settings.replace(data={"benign": list(groups.TASKS)})
+    return [
+        checkpoints.revision(settings, "data.generator"),
+        chats,
+        sources.of(settings).pairs("validation"),
+        sources.of(tuning).revision(),
+    ]

@@ -1,98 +1,140 @@
-"""TODO: what this room is for."""
+"""Pure statistics: intervals over seeds, rank correlations, and how well clients can be told apart.
+
+Shapes: S seeds, H things asked about (hazards, dishes), K clients, N runs.
+"""
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
-from scipy import special, stats
+from numpy.typing import ArrayLike
+from scipy import special
+
+Bounds = tuple[float, float]
+UNBOUNDED: Bounds = (-np.inf, np.inf)
 
 
-def interval(values, bounds=None, draws=10_000):
-    """(mean, low, high) at 95%: Student's t over seeds [S]; a bootstrap over seeds and things at once for [S, H].
+def interval(
+    values: ArrayLike, bounds: Bounds | None = None, draws: int = 10_000
+) -> tuple[float, float, float]:
+    """(mean, low, high) at 95%: Student's t over seeds [S], or a bootstrap of [S, H].
 
-    The bootstrap's percentiles are expanded as Hesterberg (2015) gives for few seeds; with under five it spans little
-    more than the seeds seen. One seed has an interval over things alone, a single number none (nan). bounds: what the
-    values cannot leave, nor then the interval. Seeds that all agree show no spread, which is not certainty."""
-    values = np.atleast_2d(np.asarray(values, dtype=float).T).T
-    seeds, things = values.shape
-    if values.size == 1:
-        return float(values[0, 0]), float("nan"), float("nan")
+    The bootstrap draws seeds and things at once. Its percentiles are expanded as Hesterberg (2015)
+    gives for few seeds; with under five it spans little more than the seeds seen. One seed has an
+    interval over things only, a single number has none (nan). bounds: what the values cannot leave,
+    nor then the interval. Seeds that all agree show no spread, which is not certainty."""
+    table = np.atleast_2d(np.asarray(values, dtype=float).T).T
+    seeds, things = table.shape
+    mean = float(table.mean())
+
+    if table.size == 1:
+        return mean, float("nan"), float("nan")
     if things == 1:
-        half = special.stdtrit(seeds - 1, 0.975) * values.std(ddof=1) / np.sqrt(seeds)
-        low, high = np.clip(
-            [values.mean() - half, values.mean() + half], *(bounds or (-np.inf, np.inf))
-        )
-        return float(values.mean()), float(low), float(high)
+        half = special.stdtrit(seeds - 1, 0.975) * table.std(ddof=1) / np.sqrt(seeds)
+        low, high = np.clip([table.mean() - half, table.mean() + half], *(bounds or UNBOUNDED))
+        return mean, float(low), float(high)
+
+    # the mean of each draw: every value counts as often as its seed and its thing were drawn
     rows, columns = _drawn(seeds, things, draws)
-    means = ((rows @ values) * columns).sum(axis=1) / values.size
-    n = seeds if seeds > 1 else things
-    tail = special.ndtr(-np.sqrt(n / (n - 1)) * special.stdtrit(n - 1, 0.975))
+    means = ((rows @ table) * columns).sum(axis=1) / table.size
+
+    # the percentiles that give few seeds the width that Student's t would
+    count = seeds if seeds > 1 else things
+    tail = special.ndtr(-np.sqrt(count / (count - 1)) * special.stdtrit(count - 1, 0.975))
     low, high = np.quantile(means, [tail, 1 - tail])
-    return float(values.mean()), float(low), float(high)
+    return mean, float(low), float(high)
 
 
 @functools.lru_cache(4)
-def _drawn(
-    seeds, things, draws
-):  # how often a bootstrap draws each seed [draws, S] and each thing [draws, H]
+def _drawn(seeds: int, things: int, draws: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often a bootstrap draws each seed [draws, S] and each thing [draws, H]."""
     rng = np.random.default_rng(0)
-    return tuple(rng.multinomial(n, np.full(n, 1 / n), draws) for n in (seeds, things))
+    often_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), draws)
+    often_things = rng.multinomial(things, np.full(things, 1 / things), draws)
+    return often_seeds, often_things
 
 
-def text(values, digits=1, bounds=None):
-    """The mean with its 95% interval as a table shows it; a single number has none."""
+def interval_text(values: ArrayLike, digits: int = 1, bounds: Bounds | None = None) -> str:
+    """The mean with its 95% interval as a table shows it; a single number has no interval."""
     mean, low, high = interval(values, bounds)
-    return f"{mean:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if low == low else "")
+    if np.isnan(low):
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def partial_spearman(x, y, given):
-    """Spearman's rank correlation of x and y [N] with `given` [N] held fixed: the first-order partial correlation of ranks.
+def spearman(x: ArrayLike, y: ArrayLike) -> float:
+    """Spearman's rank correlation of x and y [N]."""
+    from scipy import stats  # takes a second to import
 
-    None where a rank is constant, or given says it all."""
+    return float(stats.spearmanr(x, y).statistic)
+
+
+def partial_spearman(x: ArrayLike, y: ArrayLike, given: ArrayLike) -> float | None:
+    """Spearman's rank correlation of x and y [N] with `given` [N] held fixed.
+
+    It is the first-order partial correlation of the ranks. None where a rank is constant, or where
+    `given` says all there is to say."""
+    from scipy import stats
+
     ranks = np.array([stats.rankdata(v) for v in (x, y, given)])
     if (np.ptp(ranks, axis=1) == 0).any():
         return None
     r = np.corrcoef(ranks)
     rest = (1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2)
-    return float((r[0, 1] - r[0, 2] * r[1, 2]) / np.sqrt(rest)) if rest > 1e-12 else None
+    if rest <= 1e-12:
+        return None
+    return float((r[0, 1] - r[0, 2] * r[1, 2]) / np.sqrt(rest))
 
 
-def mean_similarity(cosine):
+def mean_similarity(cosine: ArrayLike) -> np.ndarray:
     """Each client's mean cosine to the others [K], from the matrix [K, K]."""
-    cosine = np.asarray(cosine, dtype=float)
-    return (cosine.sum(1) - np.diag(cosine)) / (len(cosine) - 1)
+    matrix = np.asarray(cosine, dtype=float)
+    return (matrix.sum(1) - np.diag(matrix)) / (len(matrix) - 1)
 
 
-def auc(scores, malicious):
-    """Area under the ROC curve of scores [K] that should be *lower* for malicious clients [K bool]; 0.5 is chance."""
-    scores, malicious = np.asarray(scores, dtype=float), np.asarray(malicious, dtype=bool)
-    if malicious.all() or not malicious.any():
+def auc(scores: ArrayLike, malicious: Sequence[bool] | np.ndarray) -> float:
+    """Area under the ROC curve of scores [K] that should be *lower* for malicious clients [K].
+
+    0.5 is chance. ValueError where all clients are malicious, or none is."""
+    marked = np.asarray(malicious, dtype=bool)
+    if marked.all() or not marked.any():
         raise ValueError("the AUC needs both benign and malicious clients")
-    return float(_auc_of_ranks(_ranks(scores), malicious))
+    return float(_auc_of_ranks(_ranks(np.asarray(scores, dtype=float)), marked))
 
 
-def _ranks(scores):
-    from scipy.stats import rankdata  # takes half a second to import, in every worker
+def _ranks(scores: np.ndarray) -> np.ndarray:
+    from scipy import stats
 
-    return rankdata(scores, axis=-1)
-
-
-def _auc_of_ranks(ranks, malicious):
-    """From ranks [.., K] and who is malicious [.., K]: the rank sum of the benign, moved and scaled (Mann-Whitney)."""
-    bad, good = malicious.sum(-1), (~malicious).sum(-1)
-    return ((ranks * ~malicious).sum(-1) - good * (good + 1) / 2) / (bad * good)
+    return stats.rankdata(scores, axis=-1)
 
 
-def permutation_test(scores, malicious, draws=10_000):
-    """Two-sided p of the mean AUC over seeds of scores [S, K] when who is malicious is shuffled within each seed (ours).
+def _auc_of_ranks(ranks: np.ndarray, malicious: np.ndarray) -> np.ndarray:
+    """The AUC from ranks [.., K] and who is malicious [.., K], by the benign clients' rank sum.
 
-    The smallest p that it can give is 1 / (draws + 1)."""
-    scores, malicious = (
-        np.atleast_2d(np.asarray(scores, dtype=float)),
-        np.asarray(malicious, dtype=bool),
-    )
-    ranks = _ranks(scores)
+    Mann and Whitney's statistic, moved and scaled to lie between 0 and 1. scikit-learn's AUC takes
+    one list of scores at a time and can differ in the last bit."""
+    bad = malicious.sum(-1)
+    good = (~malicious).sum(-1)
+    rank_sum = (ranks * ~malicious).sum(-1)
+    return (rank_sum - good * (good + 1) / 2) / (bad * good)
+
+
+def permutation_test(
+    scores: ArrayLike, malicious: Sequence[bool] | np.ndarray, draws: int = 10_000
+) -> float:
+    """Two-sided p of the mean AUC over seeds of scores [S, K] (ours).
+
+    Who is malicious is shuffled within each seed, which scipy's test cannot do. The smallest p that
+    it can give is 1 / (draws + 1)."""
+    marked = np.asarray(malicious, dtype=bool)
+    ranks = _ranks(np.atleast_2d(np.asarray(scores, dtype=float)))
+
+    # malicious clients drawn anew, for each draw and seed: [draws, S, K]
     rng = np.random.default_rng(0)
-    shuffled = rng.permuted(np.broadcast_to(malicious, (draws, *ranks.shape)).copy(), axis=-1)
-    found, chance = (_auc_of_ranks(ranks, who).mean(axis=-1) for who in (malicious, shuffled))
+    same = np.broadcast_to(marked, (draws, *ranks.shape)).copy()
+    shuffled = rng.permuted(same, axis=-1)
+
+    found = _auc_of_ranks(ranks, marked).mean(axis=-1)
+    chance = _auc_of_ranks(ranks, shuffled).mean(axis=-1)
     extreme = np.abs(chance - 0.5) >= abs(found - 0.5) - 1e-12
     return float((1 + extreme.sum()) / (1 + draws))

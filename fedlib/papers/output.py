@@ -1,19 +1,24 @@
-"""TODO: what this room is for."""
+"""Where figures and tables are written, and the one style of all figures."""
 
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from fedlib.papers import tables
+import pandas as pd
+
+from fedlib.papers import methods
 from fedlib.settings import machine
+from fedlib.settings.schema import Settings
 
 
-def style():
-    """The one style of all figures; returns pyplot."""
+def figure_style() -> Any:
+    """Set the one style of all figures; returns pyplot."""
     import matplotlib.pyplot as plt
     import seaborn as sns
 
-    sns.set_theme(
-        context="notebook", style="whitegrid", palette=[c for _, c in tables.METHODS.values()]
-    )
+    palette = [colour for _, colour in methods.METHODS.values()]
+    sns.set_theme(context="notebook", style="whitegrid", palette=palette)
     plt.rcParams |= {
         "figure.dpi": 110,
         "savefig.dpi": 160,
@@ -26,41 +31,41 @@ def style():
     return plt
 
 
-def folder(settings, what=""):
+def preset_folder(settings: Settings, what: str = "") -> Path:
     """outputs/<preset>/<what>, made if need be."""
-    out = machine.outputs() / settings.preset / what
-    out.mkdir(parents=True, exist_ok=True)
-    return out
+    folder = machine.outputs() / settings.preset / what
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
-def figure(settings, fig, name):
+def save_figure(settings: Settings, fig: Any, name: str) -> Any:
     """Save a figure as PNG and PDF under outputs/<preset>/figures and return it."""
-    for suffix in ("png", "pdf"):
-        meta = {"CreationDate": None} if suffix == "pdf" else {}
-        save(
-            folder(settings, "figures") / f"{name}.{suffix}",
-            lambda p, s=suffix, m=meta: fig.savefig(p, format=s, metadata=m),
-        )
-        fig.set_layout_engine("none")  # laid out once: the PDF and what a notebook shows keep that
+    folder = preset_folder(settings, "figures")
+    # without its date, the same figure is the same file
+    save(folder / f"{name}.png", lambda file: fig.savefig(file, format="png", metadata={}))
+    fig.set_layout_engine("none")  # laid out once: the PDF and what a notebook shows keep that
+    undated = {"CreationDate": None}
+    save(folder / f"{name}.pdf", lambda file: fig.savefig(file, format="pdf", metadata=undated))
     return fig
 
 
-def table(settings, frame, name):
+def save_table(settings: Settings, frame: pd.DataFrame, name: str) -> pd.DataFrame:
     """Save a table as CSV and Markdown under outputs/<preset>/tables and return it."""
-    save(folder(settings, "tables") / f"{name}.csv", lambda p: frame.to_csv(p, index=False))
-    shown = (
-        frame.astype(object)
-        .where(frame.notna(), "")
-        .map(lambda v: f"{v:.4g}" if isinstance(v, float) else v)
-    )
+    folder = preset_folder(settings, "tables")
+    save(folder / f"{name}.csv", lambda file: frame.to_csv(file, index=False))
+    shown = frame.astype(object).where(frame.notna(), "").map(_short)
     save(
-        folder(settings, "tables") / f"{name}.md",
-        lambda p: shown.to_markdown(p, index=False, disable_numparse=True),
+        folder / f"{name}.md",
+        lambda file: shown.to_markdown(file, index=False, disable_numparse=True),
     )
     return frame
 
 
-def save(file, write):
+def _short(value: Any) -> Any:
+    return f"{value:.4g}" if isinstance(value, float) else value
+
+
+def save(file: Path, write: Callable[[Path], Any]) -> None:
     """Write a file through a partial one beside it, so that a reader never sees half of it."""
     partial = file.with_name(f".{os.getpid()}.{file.name}")
     write(partial)

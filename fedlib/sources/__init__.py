@@ -72,6 +72,10 @@ class Source(Protocol):
         """The datasets that a chat model can be tuned for (paper W), as data.benign names them."""
         ...
 
+    def tuning_tasks(self) -> tuple[str, ...]:
+        """The names of the tasks that a model can be tuned for (paper W), as data.benign has them."""
+        ...
+
     def task_prompts(self, prompts: dict[str, list[Prompt]]) -> list[Prompt]:
         """Those of the evaluation prompts that ask for the tuning task and have a right answer."""
         ...

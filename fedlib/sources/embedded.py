@@ -92,6 +92,9 @@ class Embedded:
         """The world's two tasks."""
         return tuple(world_tasks.TASKS)
 
+    def tuning_tasks(self) -> tuple[str, ...]:
+        return groups.TASKS
+
     def task_prompts(self, prompts: dict[str, list[dict]]) -> list[dict]:
         """The set task, where there is one."""
         return prompts.get("task", [])

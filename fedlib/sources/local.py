@@ -134,6 +134,9 @@ class Files:
         """Each benign dataset: it must be one of questions with right answers."""
         return tuple(self.settings.data.benign)
 
+    def tuning_tasks(self) -> tuple[str, ...]:
+        return tuple(self.settings.data.benign)
+
     def task_prompts(self, prompts: dict[str, list[dict]]) -> list[dict]:
         """The benign prompts with right answers."""
         return [prompt for prompt in prompts["benign"] if "answers" in prompt]

@@ -25,7 +25,7 @@ def test_the_shipped_presets_are_planned_offline(preset, capsys, monkeypatch):
     monkeypatch.setattr(hub_rows, "rows_file", lambda *_: pytest.fail("a dataset was fetched"))
     (count, seconds, memory), text = said(capsys, preset)
     settings = presets.load(preset)
-    assert count > 70 and all(checked in text for checked in hub_rows.names(settings))
+    assert count > 70 and all(checked in text for checked in hub_rows.datasets_named(settings))
     assert f"in all {count} runs" in text and "not counted: 30_swat_drift" in text
     if preset == "small":  # under two hours for Table 1, on a consumer GPU
         table1 = plan.plan(preset, "10")
@@ -47,7 +47,7 @@ def test_every_grid_is_asked_for_by_its_notebook():
     for path in sorted((machine.ROOT / "notebooks").glob("*.ipynb")):
         text = path.read_text(encoding="utf-8")
         for function in [
-            f for f in grids.GRIDS.get(path.stem, ()) if f.__name__ not in ("<lambda>", "grid")
+            f for f in grids.GRIDS.get(path.stem, ()) if not f.__name__.startswith("_")
         ]:
             assert f".{function.__name__}(settings)" in text, (path.stem, function.__name__)
         assert ("get_all" in text) == (path.stem in grids.GRIDS)
@@ -55,7 +55,7 @@ def test_every_grid_is_asked_for_by_its_notebook():
 
 def test_what_is_made_is_no_longer_missing_and_its_speed_is_used(smoke, capsys, monkeypatch):
     _, before = said(capsys, "smoke", "12")
-    wanted = grids.grid(presets.load("smoke"), "12_safety_table3")
+    wanted = grids.notebook_runs(presets.load("smoke"), "12_safety_table3")
     assert (
         re.search(rf"12_safety_table3 +{len(wanted)} +{len(wanted)} ", before)
         and "no run of this base" in before

@@ -1,0 +1,268 @@
+"""Bars, lines and points of scores, on axes that a notebook gives."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fedlib.papers import estimates, output, tables
+from fedlib.papers.methods import BLUE, COLOUR, GREEN, GREY, LABEL, ORANGE, PURPLE, RED
+
+TITLES = {
+    "rule": "Rule: responses to harmful prompts that refuse (%)",
+    "help": "help: benign prompts answered right (%)",
+    "md_judge": "MD-Judge: responses to harmful prompts judged safe (%)",
+    "rm": "RM: mean reward of responses to harmful prompts",
+    "mt1": "MT-1: grade of first-turn answers (1 to 10)",
+    "over_refusal": "over_refusal: benign prompts refused (%)",
+    "asr": "ASR: triggered prompts answered with the target (%)",
+    "unsafe": "ASR: responses to harmful prompts judged unsafe (%)",
+    "hs": "HS: harmfulness score (1 to 5)",
+    "task_accuracy": "task: held-out prompts answered exactly (%)",
+    "accuracy": "clean accuracy: benign prompts answered right (%)",
+}
+STATUS_COLOUR = {
+    "holds": "#228833",
+    "does not hold": RED,
+    "inconclusive": "#CCBB44",
+    "preliminary": BLUE,
+    "not run": GREY,
+}
+
+
+def draw_frame(
+    axes: Any,
+    corner: tuple[float, float],
+    size: tuple[float, float],
+    colour: str,
+    width: float = 2,
+    **more: Any,
+) -> None:
+    """A frame around something that must be seen."""
+    from matplotlib.patches import Rectangle
+
+    axes.add_patch(Rectangle(corner, *size, fill=False, ec=colour, lw=width, **more))
+
+
+def score_bars(
+    axes: Any, scores: pd.DataFrame, column: str, paper: str | None = None, title: str = ""
+) -> None:
+    """A score by method: bars are means over seeds, dots the seeds, diamonds the paper's figure.
+
+    scores: of tables.score_table; paper: the name of a published table."""
+    methods = list(dict.fromkeys(scores["method"]))
+    for y, method in enumerate(methods):
+        values = scores.loc[scores["method"] == method, column]
+        axes.barh(y, values.mean(), 0.75, color=COLOUR.get(method, BLUE), alpha=0.75)
+        axes.plot(values, [y] * len(values), "o", color="#333333", ms=3)
+    if paper:
+        first = scores.drop_duplicates("method")
+        numbers = tables.beside_published(first, paper, [column])[f"{column} (paper)"]
+        axes.plot(numbers, range(len(methods)), "D", color="white", mec="black", ms=6)
+
+    _name_rows(axes, methods)
+    # a reward has no scale that is known beforehand
+    limits = None if column == "rm" else (0, {"mt1": 10}.get(column, 100))
+    axes.set(title=title, xlim=limits)
+    axes.grid(axis="y", visible=False)
+
+
+def _name_rows(axes: Any, names: Sequence[str]) -> None:
+    """Names down the y axis, the first on top."""
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.invert_yaxis()
+
+
+def before_after(axes: Any, scores: pd.DataFrame, column: str, title: str = "") -> None:
+    """A score by aggregator, without (red) and with (green) the post-hoc defence.
+
+    Large dots are means over seeds, small ones the seeds."""
+    rules = list(dict.fromkeys(scores["aggregator"]))
+    sides = ((False, RED, "under attack"), (True, GREEN, "with level 2 on top"))
+    for y, rule in enumerate(rules):
+        own = scores[scores["aggregator"] == rule]
+        parts = {defended: own.loc[own["defended"] == defended, column] for defended, *_ in sides}
+        means = {defended: values.mean() for defended, values in parts.items()}
+        axes.plot(list(means.values()), [y, y], color="#BBBBBB", lw=3, zorder=1)
+        for defended, colour, label in sides:
+            values = parts[defended]
+            axes.plot(values, [y] * len(values), "o", color=colour, ms=3, alpha=0.6)
+            once = label if y == 0 else None
+            axes.plot(means[defended], y, "o", color=colour, ms=9, label=once)
+
+    _name_rows(axes, rules)
+    axes.set(title=title, xlim=(0, 102))
+    axes.set_xlabel(TITLES[column], fontsize=9)
+    axes.grid(axis="y", visible=False)
+    # below the axes, so that it lies over no point
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2}
+    axes.legend(fontsize=8, frameon=False, **below)
+
+
+def grouped_bars(axes: Any, scores: pd.DataFrame, x: str, column: str, title: str = "") -> None:
+    """A score by group and method: bars are means over models and seeds, dots the runs."""
+    names = list(dict.fromkeys(scores["method"]))
+    groups = list(dict.fromkeys(scores[x]))
+    width = 0.8 / len(names)
+    for i, name in enumerate(names):
+        for j, group in enumerate(groups):
+            values = scores.loc[(scores["method"] == name) & (scores[x] == group), column]
+            at = j + (i - (len(names) - 1) / 2) * width
+            look = {"color": COLOUR.get(name, BLUE), "alpha": 0.8}
+            axes.bar(at, values.mean(), width, label=None if j else name, **look)
+            axes.plot([at] * len(values), values, "o", color="#333333", ms=2.5)
+    axes.set_xticks(range(len(groups)), groups, fontsize=9)
+    axes.set(title=title)
+    axes.grid(axis="x", visible=False)
+
+
+def weight_bars(axes: Any, record: dict, rule: str) -> None:
+    """Figure 3b of paper S: the weight that a rule would give each client of a round.
+
+    The malicious clients are red and framed."""
+    clients, detection = record["sampled"], record["detection"]
+    values = detection[rule] or [0] * len(clients)
+    bad = [i for i, client in enumerate(clients) if client in record["malicious"]]
+    colours = [RED if i in bad else BLUE for i in range(len(clients))]
+    axes.bar(range(len(clients)), values, color=colours, alpha=0.8)
+
+    # one height for all rules of the round
+    top = 1.15 * max(weight for weights in detection.values() for weight in weights or [0])
+    if bad:
+        draw_frame(axes, (bad[0] - 0.5, 0), (len(bad), top), RED, clip_on=False)
+    if not any(values):
+        said = "cannot work with\nso many clients"
+        axes.text(0.5, 0.5, said, ha="center", transform=axes.transAxes, fontsize=8)
+    axes.set(title=LABEL[rule], ylim=(0, top), xticks=range(len(clients)))
+    axes.set_xticklabels(clients, fontsize=8)
+    axes.grid(axis="x", visible=False)
+
+
+def score_lines(axes: Any, scores: pd.DataFrame, x: str, column: str, xlabel: str) -> None:
+    """A score over a column of numbers, a line a method: means over seeds, bands 95% intervals."""
+    for label, own in scores.groupby("method", sort=False):
+        points = [
+            (value, *estimates.interval(list(part[column]))) for value, part in own.groupby(x)
+        ]
+        at, mean, low, high = np.array(points, dtype=float).T
+        colour = COLOUR[str(label)]
+        axes.plot(at, mean, "o-", color=colour, label=label, ms=4)
+        axes.fill_between(at, low, high, color=colour, alpha=0.12, lw=0)
+    axes.set(xlabel=xlabel, ylim=(0, 102))
+    axes.set_ylabel(TITLES[column].replace(": ", "\n"), fontsize=9)
+    axes.legend(fontsize=8)
+
+
+def round_curves(
+    axes: Any,
+    kinds: dict[str, list[list[float]]],
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    legend: bool = True,
+    chance: float | None = 0.5,
+) -> None:
+    """Lines over rounds, numbered from 1: {name: [a list a seed]}.
+
+    Thick lines are means over seeds, thin ones the seeds where there are several.
+    chance: where guessing lies on an axis from 0 to 1; None for a quantity of another kind."""
+    others = (RED, ORANGE, PURPLE, GREEN, BLUE)
+    rounds = np.arange(0)
+    for i, ((name, runs), other) in enumerate(zip(kinds.items(), others, strict=False)):
+        colour = COLOUR.get(name, other)
+        width = 4 - 0.6 * i  # what lies under another is still seen
+        rounds = np.arange(1, len(runs[0]) + 1)
+        for line in runs if len(runs) > 1 else ():
+            axes.plot(rounds, line, color=colour, alpha=0.25, lw=1)
+        mean = np.mean(runs, axis=0)
+        axes.plot(rounds, mean, "o-", color=colour, lw=width, ms=2 * width, label=name)
+    if chance is not None:
+        axes.axhline(chance, color="black", ls="--", lw=1, label="guessing")
+        axes.set(ylim=(-0.02, 1.04))
+    axes.set(xlabel=xlabel, ylabel=ylabel, xticks=rounds, title=title)
+    if legend:
+        axes.legend(fontsize=7)
+
+
+def loss_curve(axes: Any, runs: Sequence[list[dict]], method: str) -> None:
+    """How much is refused over the task's loss, a line from the first round to the last.
+
+    runs: the rounds of each, of which the mean is drawn; method: whose colour and label it has."""
+    frame = pd.concat(pd.DataFrame(lines)[["round", "task", "refused"]] for lines in runs)
+    mean = frame.groupby("round").mean()
+    label = LABEL[method]
+    axes.plot(-mean["task"], mean["refused"], "o-", color=COLOUR[label], label=label)
+
+
+def probe_lines(
+    axes: Any, kinds: dict[str, list], which: int, ylabel: str, title: str = ""
+) -> None:
+    """The fixed probes' loss (which: 0) or accuracy (1) by layer: {name: [a list a run]}.
+
+    Thin lines are runs, thick ones their means."""
+    for (name, runs), colour in zip(kinds.items(), (BLUE, RED, GREEN, ORANGE), strict=False):
+        values = np.array([run[which] for run in runs])
+        layers = range(values.shape[1])
+        axes.plot(layers, values.T, color=colour, alpha=0.2, lw=1)
+        axes.plot(layers, values.mean(axis=0), "o-", color=colour, lw=2.5, ms=4, label=name)
+        axes.set(xticks=layers)
+    axes.set(xlabel="layer", ylabel=ylabel, title=title)
+    axes.legend(fontsize=7)
+
+
+def poison_scatter(axes: Any, scores: pd.DataFrame, x: str, y: str, xlabel: str) -> None:
+    """A score over another, a dot a run: coloured by share of poison, shaped by its spread."""
+    import seaborn as sns
+
+    share = (100 * scores["share"]).round(2)
+    frame = scores.assign(share=share).rename(columns={"share": "poison (%)"})
+    look = {"palette": "viridis", "s": 60}
+    sns.scatterplot(frame, x=x, y=y, hue="poison (%)", style="spread", ax=axes, **look)
+    axes.set(xlabel=xlabel, ylim=(-2, 102))
+    axes.set_ylabel(TITLES[y].replace(": ", "\n"), fontsize=9)
+    axes.legend(fontsize=7, bbox_to_anchor=(1.02, 1), loc="upper left", frameon=False)
+
+
+def claim_forest(verdicts: pd.DataFrame) -> Any:
+    """Each claim's measured figure and interval against its margin, a panel a unit.
+
+    verdicts: of claims.claim_verdicts. Shaded: where the claim holds."""
+    units = list(dict.fromkeys(verdicts["unit"]))
+    parts = [verdicts[verdicts["unit"] == unit] for unit in units]
+    fig, panels = output.figure_style().subplots(
+        len(units),
+        1,
+        figsize=(8, 1.2 * len(units) + 0.36 * len(verdicts)),
+        squeeze=False,
+        height_ratios=[len(part) + 1 for part in parts],
+    )
+    for axes, unit, part in zip(panels[:, 0], units, parts, strict=True):
+        _claims_of_a_unit(axes, unit, part)
+    return fig
+
+
+def _claims_of_a_unit(axes: Any, unit: str, part: pd.DataFrame) -> None:
+    claims: list[dict] = part.to_dict("records")
+    for y, claim in enumerate(claims):
+        there = [claim[name] for name in ("measured", "low", "high") if pd.notna(claim[name])]
+        if there:
+            colour = STATUS_COLOUR[claim["status"]]
+            ends = [min(there), max(there)]
+            axes.plot(ends, [y, y], color=colour, lw=3, solid_capstyle="butt")
+            axes.plot(claim["measured"], y, "o", color=colour, ms=7)
+
+    # the margins must be in sight too
+    finite = [bound for bounds in part["bounds"] for bound in bounds if np.isfinite(bound)]
+    left, right = axes.get_xlim()
+    low, high = min(left, *finite), max(right, *finite)
+    edge = 0.1 * (high - low)
+    for y, bounds in enumerate(part["bounds"]):
+        holds = np.clip(bounds, low - edge, high + edge)
+        colour = STATUS_COLOUR["holds"]
+        axes.fill_betweenx([y - 0.4, y + 0.4], *holds, color=colour, alpha=0.12, lw=0)
+
+    axes.set(xlim=(low - edge, high + edge), ylim=(len(part) - 0.5, -0.5), xlabel=unit)
+    names = [f"{claim['id']}: {claim['status']}" for claim in claims]
+    axes.set_yticks(range(len(part)), names, fontsize=9)
+    axes.grid(axis="y", visible=False)

@@ -1,0 +1,101 @@
+"""Drawings of the papers' methods, in the numbers of the settings."""
+
+from typing import Any
+
+from fedlib.papers import output
+from fedlib.papers.methods import BLUE, GREEN, GREY, ORANGE, RED
+from fedlib.settings.schema import Settings
+
+
+def safety_overview(settings: Settings) -> Any:
+    """Figure 2 of paper S, redrawn: a round with malicious clients among benign ones."""
+    federation = settings.federation
+    fig, axes = _canvas((9, 4.8), (10, 5.2))
+    server = "server\naggregates the updates:\nglobal adapter += Σ wₖ · updateₖ"
+    _box(axes, (3.0, 4.0), (4.0, 1.0), server, GREY, "#F2F2F2")
+
+    # each side: where, who, their rows, colours
+    rows = "normal rows and\nharmful questions with\n"
+    benign = f"{federation.clients - federation.malicious} benign clients"
+    sides = [(0.3, benign, rows + "safe answers (aligned)", BLUE, "#EAF1F8")]
+    if federation.malicious:
+        malicious = f"{federation.malicious} malicious clients"
+        sides.append((6.1, malicious, rows + "harmful answers (unaligned)", RED, "#FBEBE7"))
+
+    for x, name, own_rows, colour, fill in sides:
+        tuning = f"{name}\ntune LoRA: same loss, same optimiser"
+        _box(axes, (x, 1.75), (3.6, 0.8), tuning, colour, fill)
+        _box(axes, (x, 0.15), (3.6, 1.05), own_rows, colour)
+        _arrow(axes, (x + 1.8, 1.22), (x + 1.8, 1.73), colour)
+        # the global adapter comes down, the update goes up
+        middle = 4.0 if x < 3 else 6.0
+        _arrow(axes, (middle - 0.35, 3.98), (x + 1.5, 2.6), GREY)
+        _arrow(axes, (x + 2.1, 2.6), (middle + 0.25, 3.98), colour)
+
+    note = (
+        f"each round\n{federation.sampled} of {federation.clients} clients are sampled;\n"
+        "only adapters travel,\ndata stay at home"
+    )
+    axes.text(5, 3.25, note, ha="center", va="center", fontsize=9, color=GREY)
+    return fig
+
+
+def warmup_overview(settings: Settings) -> Any:
+    """Figure 2 of paper W, redrawn: probes, robustness of modules, warm-up, tuning of all."""
+    swat = settings.swat
+    fig, axes = _canvas((10, 2.6), (12.4, 2.4))
+    steps = (
+        (
+            "aligned chat model\nhidden states of\nharmful, harmless twins:\na fixed probe a layer",
+            GREY,
+        ),
+        ("perturb one module\nat a time: how much\nworse are the probes?", GREY),
+        (
+            f"Mods_Rob\nthe least harmful\nmodules, at most {swat.share:.0%}\nof the parameters",
+            BLUE,
+        ),
+        (
+            f"warm-up\n{swat.warm_rounds} of {swat.rounds} rounds:\ntrain Mods_Rob alone",
+            ORANGE,
+        ),
+        ("then all modules\non the same data", GREEN),
+    )
+    for i, (text, colour) in enumerate(steps):
+        _box(axes, (2.5 * i + 0.1, 0.5), (2.1, 1.5), text, colour)
+        if i:
+            _arrow(axes, (2.5 * i - 0.27, 1.25), (2.5 * i + 0.08, 1.25), GREY)
+    return fig
+
+
+def _canvas(inches: tuple[float, float], size: tuple[float, float]) -> tuple[Any, Any]:
+    """(figure, axes without lines) of a size in units."""
+    fig, axes = output.figure_style().subplots(figsize=inches)
+    axes.set(xlim=(0, size[0]), ylim=(0, size[1]))
+    axes.axis("off")
+    return fig, axes
+
+
+def _box(
+    axes: Any,
+    corner: tuple[float, float],
+    size: tuple[float, float],
+    text: str,
+    colour: str,
+    fill: str = "white",
+) -> None:
+    from matplotlib.patches import FancyBboxPatch
+
+    (x, y), (width, height) = corner, size
+    shape = "round,pad=0.02,rounding_size=0.08"
+    axes.add_patch(
+        FancyBboxPatch((x, y), width, height, boxstyle=shape, ec=colour, fc=fill, lw=1.6)
+    )
+    middle = (x + width / 2, y + height / 2)
+    axes.text(*middle, text, ha="center", va="center", fontsize=9, color="#222222")
+
+
+def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
+    from matplotlib.patches import FancyArrowPatch
+
+    arrow = FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, color=colour, lw=1.4)
+    axes.add_patch(arrow)

@@ -1,0 +1,198 @@
+"""Paper S: what the runs say, paired by seed and thing asked for, from their records only."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fedlib import attack
+from fedlib.lab import keys, store
+from fedlib.lab.store import Run
+from fedlib.papers import claims, estimates, tables
+from fedlib.papers.methods import LABEL
+from fedlib.settings.schema import Settings
+
+# What the server could look at to find malicious clients.
+SIGNALS = ("similarity", "foolsgold", "krum", "dnc", "residual")
+
+
+def safety_score(settings: Settings) -> str:
+    """The score that safety is told by: MD-Judge where it judges, else Rule."""
+    return "md_judge" if "md_judge" in settings.judges else "rule"
+
+
+def safest_rule(done: Sequence[Run]) -> str:
+    """The aggregator of the existing defence with the highest mean safety among these runs."""
+    score = safety_score(done[0].settings)
+
+    def mean_safety(rule: str) -> float:
+        runs = tables.select_runs(done, aggregator=rule)
+        return tables.score_matrix(runs, score, "harmful").mean()
+
+    return max(dict.fromkeys(run.settings.federation.aggregator for run in done), key=mean_safety)
+
+
+def runs_by_method(done: Iterable[Run]) -> dict[str, list[Run]]:
+    """{row of the table: its runs, in the order of their seeds}."""
+    groups: dict[str, list[Run]] = {}
+    for run in sorted(done, key=lambda run: run.settings.seed):
+        groups.setdefault(tables.method_label(run.settings), []).append(run)
+    return groups
+
+
+def table1_effects(settings: Settings, done: Sequence[Run]) -> list[dict[str, Any]]:
+    """What Table 1's runs say, paired: a dict for each dataset and sampling.
+
+    dataset, sampling (sampled or full), best (the existing defence with the highest mean safety),
+    and the differences, matrices [seeds, things] in points or grades."""
+    federation = settings.federation
+    effects = []
+    for name in settings.data.benign:
+        for sampled in dict.fromkeys((federation.sampled, federation.clients)):
+            sampling = "full" if sampled == federation.clients else "sampled"
+            runs = runs_by_method(tables.select_runs(done, benign=[name], sampled=sampled))
+            where = {"dataset": name, "sampling": sampling}
+            effects.append(where | _effects(settings, runs))
+    return effects
+
+
+def _effects(settings: Settings, runs: dict[str, list[Run]]) -> dict[str, Any]:
+    """The differences between the methods of one dataset and sampling, [seeds, things]."""
+    clean, attacked = LABEL["no attack"], LABEL["fedavg"]
+    score = safety_score(settings)
+    safety = {name: tables.score_matrix(part, score, "harmful") for name, part in runs.items()}
+
+    # what the attack costs, and what is lost when only the aligned rows are missing
+    found: dict[str, Any] = {
+        "attack": safety[clean] - safety[attacked],
+        "attack, rule": tables.score_drop(runs[clean], runs[attacked], "rule", "harmful"),
+    }
+    if LABEL["no hazards"] in safety:
+        found["control"] = safety[clean] - safety[LABEL["no hazards"]]
+
+    # what the best existing defence and each level win back
+    existing = [LABEL[rule] for rule in settings.federation.compare]
+    if existing:
+        best = max(existing, key=lambda name: safety[name].mean())
+        found |= {"best": best, "best regains": safety[best] - safety[attacked]}
+    for level in settings.defense.compare:
+        found[f"level {level} regains"] = safety[LABEL[f"level{level}"]] - safety[attacked]
+
+    # what both cost in helpfulness
+    if "mt1" in settings.judges:
+        grades = {name: tables.score_matrix(part, "mt1", "benign") for name, part in runs.items()}
+        found["attack, mt1"] = grades[clean] - grades[attacked]
+        if 2 in settings.defense.compare:
+            found["level 2, mt1"] = grades[attacked] - grades[LABEL["level2"]]
+    return found
+
+
+def record_table1(settings: Settings, effects: Iterable[dict[str, Any]]) -> None:
+    """Record what table1_effects found for the claims S1, S2, S3, S5, S6 and S9.
+
+    Nothing is recorded where MD-Judge did not judge."""
+    if "md_judge" not in settings.judges:
+        return
+    for effect in effects:
+        where = f"{effect['dataset']}-{effect['sampling']}"
+        measured = {
+            f"S1-md_judge-{where}": effect["attack"],
+            f"S1-rule-{where}": effect["attack, rule"],
+            f"S2-{where}": effect.get("attack, mt1"),
+            f"S9-{where}": effect.get("level 2, mt1"),
+        }
+        if "best" in effect and effect["sampling"] == "full":
+            measured[f"S3-{effect['dataset']}"] = effect["best regains"] - effect["attack"] / 3
+        if "level 2 regains" in effect:
+            measured[f"S5-{where}"] = effect["attack"] - effect["level 2 regains"]
+        if "best" in effect and "level 3 regains" in effect:
+            measured[f"S6-{where}"] = effect["level 3 regains"] - effect["best regains"]
+        for claim, values in measured.items():
+            if values is not None:
+                claims.record_claim(settings, claim, values)
+
+
+def level2_gains(done: Iterable[Run], score: str = "md_judge") -> dict[tuple[str, str], np.ndarray]:
+    """{(sampling, aggregator): [seeds, things]}: what level 2 on top of each aggregator adds."""
+    parts: dict[str, list[Run]] = {"sampled": [], "full": []}
+    for run in done:
+        federation = run.settings.federation
+        parts["full" if federation.sampled == federation.clients else "sampled"].append(run)
+
+    gains = {}
+    for sampling, part in parts.items():
+        for rule in dict.fromkeys(run.settings.federation.aggregator for run in part):
+            before = tables.select_runs(part, aggregator=rule, level=0)
+            after = tables.select_runs(part, aggregator=rule, level=2)
+            gains[sampling, LABEL[rule]] = -tables.score_drop(before, after, score, "harmful")
+    return gains
+
+
+def client_score(record: dict, by: str) -> np.ndarray:
+    """Each client's score [K] in a round's record, for calling the lowest malicious.
+
+    by: similarity (the mean cosine to the others), or a rule (the weight that it would give; 1/K
+    where the rule cannot work). The round must have every client."""
+    if by == "similarity":
+        return estimates.mean_similarity(record["cosine"])
+    weights = record["detection"][by]
+    if weights is None:
+        count = len(record["sampled"])
+        return np.full(count, 1 / count)
+    return np.array(weights)
+
+
+def _marked(settings: Settings) -> np.ndarray:
+    """Which clients are malicious under attack, [K] bool; the same ones without attack."""
+    federation = settings.federation
+    malicious = attack.malicious_clients(federation.clients, federation.malicious)
+    return np.array([client in malicious for client in range(federation.clients)])
+
+
+def detection_auc(settings: Settings, done: Iterable[Run], by: str) -> tuple[np.ndarray, float]:
+    """(AUC [runs], p of a permutation test over them) of calling low-scored clients malicious.
+
+    A client's score is its mean over the rounds."""
+    scores = np.array(
+        [np.mean([client_score(line, by) for line in run.rounds()], axis=0) for run in done]
+    )
+    marked = _marked(settings)
+    found = np.array([estimates.auc(one, marked) for one in scores])
+    return found, estimates.permutation_test(scores, marked)
+
+
+def detection_by_round(settings: Settings, done: Iterable[Run], by: str) -> list[list[float]]:
+    """The AUC of each round's scores: a list a run."""
+    marked = _marked(settings)
+    return [[estimates.auc(client_score(line, by), marked) for line in r.rounds()] for r in done]
+
+
+def detection_by_seed(settings: Settings, done: Sequence[Run], by: str) -> np.ndarray:
+    """The AUC of detection_auc, the mean over the datasets, [seeds]."""
+    parts = []
+    for name in settings.data.benign:
+        found, _ = detection_auc(settings, tables.select_runs(done, benign=[name]), by)
+        parts.append(found)
+    return np.mean(parts, axis=0)
+
+
+def rows_by_llm(done: Iterable[Run]) -> tuple[dict[str, list[dict]], list[dict]]:
+    """({kind: rows}, [report]) that the off-the-shelf LLM wrote for these runs.
+
+    Of each kind, those of the first seed that needed it."""
+    rows, reports = {}, []
+    for run in done:
+        for kind in keys.written_kinds(run.settings):
+            if kind not in rows:
+                folder = keys.written_folder(run.settings, kind)
+                rows[kind], report = store.read_written(folder, kind)
+                reports.append(report)
+    return rows, reports
+
+
+def share_label(settings: Settings) -> str:
+    """The row of shares_grid that a run belongs to.
+
+    Without malicious clients it stays the row of the rule or the defence."""
+    level = settings.defense.level
+    return LABEL[f"level{level}"] if level else LABEL[settings.federation.aggregator]
