@@ -19,9 +19,9 @@ def kept(
 ) -> list[str]:
     """The answers to pairs [N], from outputs/runs/answers.sqlite or asked for now, each pair once.
 
-    asked_as: what else decides an answer, as JSON. ask(indices of pairs) yields (index, answer). Each
-    answer is kept when it comes, so that an interruption loses little. An answer that is not fine is
-    returned but not kept."""
+    asked_as: what else decides an answer, as JSON. ask(indices of pairs) yields (index, answer).
+    Each answer is kept when it comes, so that an interruption loses little. An answer that is not
+    fine is returned but not kept."""
     folder = machine.outputs() / "runs"
     folder.mkdir(parents=True, exist_ok=True)
     keys = [identity.digest([asked_as, *pair]) for pair in pairs]

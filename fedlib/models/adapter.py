@@ -32,7 +32,7 @@ transformers.utils.logging.set_verbosity_error()
 SMALL = 32768  # numbers in a weight; multiplying once is faster up to there, slower above
 
 
-def attach_lora(base: nn.Module, options: Model, seed: int) -> Any:
+def attach_lora(base: Any, options: Model, seed: int) -> Any:
     """A PeftModel: the base with a fresh LoRA adapter (Hu et al. 2022), which changes nothing yet.
 
     The adapter depends on the seed only, and the caller's random state is left as it was.
@@ -58,7 +58,7 @@ def attach_lora(base: nn.Module, options: Model, seed: int) -> Any:
             ) from None
 
 
-def _linear_names(base: nn.Module) -> list[str]:
+def _linear_names(base: Any) -> list[str]:
     """The last parts of the names of a model's linear modules, such as q_proj."""
     found = set()
     for name, part in base.named_modules():
@@ -93,13 +93,13 @@ def _once(part: Any, x: Tensor) -> Tensor:
     return linear(x, weight, part.bias)
 
 
-def parameters(tuned: nn.Module) -> list[nn.Parameter]:
+def parameters(tuned: Any) -> list[nn.Parameter]:
     """The adapter's parameters in the vector's fixed order: by name."""
     by_name = sorted(tuned.named_parameters())
     return [parameter for _, parameter in by_name if parameter.requires_grad]
 
 
-def get_vector(tuned: nn.Module) -> Tensor:
+def get_vector(tuned: Any) -> Tensor:
     """The adapter as one float32 vector [D], a copy."""
     parts = parameters(tuned)
     device = parts[0].device
@@ -107,7 +107,7 @@ def get_vector(tuned: nn.Module) -> Tensor:
 
 
 @torch.no_grad()
-def set_vector(tuned: nn.Module, vector: Tensor) -> None:
+def set_vector(tuned: Any, vector: Tensor) -> None:
     """Write a vector [D] into the adapter; ValueError if the adapter is of another length."""
     parts = parameters(tuned)
     sizes = [part.numel() for part in parts]
