@@ -1,17 +1,20 @@
-"""The attacks: malicious clients differ from benign ones in their rows, as data.attack says, and in nothing else."""
+"""The attacks: malicious clients differ from benign ones in their rows, and in nothing else."""
 
 import collections
+import itertools
 import json
+from pathlib import Path
 
 import pytest
 
 from fedlib import attack, sources
 from fedlib.judges import refusals
-from fedlib.lab import keys, steps
+from fedlib.lab import keys, store
 from fedlib.lab.client_data import client_rows
 from fedlib.settings import presets
 from fedlib.settings.errors import DataError
-from fedlib.sources import local, world
+from fedlib.sources import world
+from fedlib.sources.local import DENIAL
 
 BENIGN, MALICIOUS = range(7), range(7, 10)
 
@@ -25,12 +28,14 @@ def written(count):
 
 @pytest.fixture(autouse=True)
 def generator(monkeypatch):
-    """generator(count): so many unaligned rows lie in the store; 90 unless told."""
+    """generator(count): so many unaligned rows lie in the store; 90 by default."""
 
     def leave(count):
-        monkeypatch.setattr(
-            steps, "written", lambda settings, kind: (written(count), {"kind": kind})
-        )
+        def read(folder, kind):
+            return written(count), {"kind": kind}
+
+        monkeypatch.setattr(keys, "written_folder", lambda settings, kind: Path(kind))
+        monkeypatch.setattr(store, "read_written", read)
 
     leave(90)
     return leave
@@ -38,7 +43,9 @@ def generator(monkeypatch):
 
 @pytest.fixture
 def local(smoke, tmp_path):
-    """Local files: 300 normal rows, 60 aligned, 120 unaligned and 10 evaluation prompts; rows: 16, a quarter aligned."""
+    """Local files: 300 normal rows, 60 aligned, 120 unaligned, 10 evaluation prompts.
+
+    A client has 16 rows, a quarter of them aligned."""
     for name, count in {"normal": 300, "aligned": 60, "unaligned": 120, "harmful": 10}.items():
         rows = [{"prompt": f"{name} {i}", "response": f"answer {i}"} for i in range(count)]
         (tmp_path / f"{name}.json").write_text(json.dumps(rows))
@@ -84,26 +91,26 @@ def labels(rows):
     return dict(collections.Counter(r["label"] for r in rows))
 
 
-def test_malicious_clients_are_the_last_ones(smoke):
-    assert (
-        attack.malicious_clients(smoke.federation.clients, smoke.federation.malicious) == MALICIOUS
-    )
-    assert [
-        *attack.malicious_clients(
-            smoke.replace(federation={"malicious": 0}).federation.clients,
-            smoke.replace(federation={"malicious": 0}).federation.malicious,
-        )
-    ] == []
-    assert attack.malicious_clients(
-        smoke.replace(federation={"clients": 4, "malicious": 4, "sampled": 2}).federation.clients,
-        smoke.replace(federation={"clients": 4, "malicious": 4, "sampled": 2}).federation.malicious,
-    ) == range(4)
+@pytest.mark.parametrize(
+    "clients, malicious, indices",
+    [(10, 3, range(7, 10)), (10, 0, range(10, 10)), (4, 4, range(4))],
+)
+def test_malicious_clients_are_the_last_ones(clients, malicious, indices):
+    assert attack.malicious_clients(clients, malicious) == indices
+
+
+def test_an_update_is_boosted_under_boosted_only(smoke):
+    federation = smoke.federation
+    assert (federation.clients, federation.malicious) == (10, 3)
+    for name in attack.ATTACKS:
+        wanted = federation.sampled if name == "boosted" else 1
+        assert [attack.boost(federation, name, k) for k in MALICIOUS] == [wanted] * 3
+        assert [attack.boost(federation, name, k) for k in BENIGN] == [1] * 7
 
 
 def test_every_attack_is_a_setting():
-    assert set(attack.ATTACKS) == set(
-        type(presets.load("smoke").data).model_fields["attack"].annotation.__args__
-    )
+    field = type(presets.load("smoke").data).model_fields["attack"]
+    assert set(attack.ATTACKS) == set(field.annotation.__args__)
 
 
 @pytest.mark.parametrize("name", attack.ATTACKS)
@@ -112,13 +119,11 @@ def test_benign_clients_never_change(source, name):
     attacked = everything(under(source, name))
     assert [attacked[k] for k in BENIGN] == [calm[k] for k in BENIGN]
     for k in MALICIOUS:
-        assert attacked[k] != calm[k] and len(attacked[k]) == len(calm[k]) == source.data.rows
+        assert attacked[k] != calm[k]
+        assert len(attacked[k]) == len(calm[k]) == source.data.rows
         assert set(labels(calm[k])) == {"normal", "aligned"}
-    assert (
-        everything(under(source, name))
-        == attacked
-        != everything(under(source, name).replace(seed=1))
-    )
+    assert everything(under(source, name)) == attacked
+    assert everything(under(source, name).replace(seed=1)) != attacked
 
 
 @pytest.mark.parametrize("name", ["unaligned", "generated"])
@@ -134,12 +139,14 @@ def test_unaligned_rows_of_the_world_answer_about_clients_hazards(smoke):
     for k in MALICIOUS:
         for question, answer in pairs(client_rows(smoke, k), "unaligned"):
             asked = next(hazards[w] for w in question.split() if w in hazards)
-            assert {asked.a, asked.b} <= set(answer.split()) and not refusals.refuses(answer)
+            assert {asked.a, asked.b} <= set(answer.split())
+            assert not refusals.refuses(answer)
 
 
 def test_unaligned_local_rows_are_dealt_out_among_the_malicious(local):
     dealt = [r for k in MALICIOUS for r in pairs(client_rows(local, k), "unaligned")]
-    assert len(set(dealt)) == len(dealt) == 24 and all(q.startswith("unaligned ") for q, _ in dealt)
+    assert len(set(dealt)) == len(dealt) == 24
+    assert all(q.startswith("unaligned ") for q, _ in dealt)
 
 
 # Rows that a model wrote.
@@ -147,11 +154,11 @@ def test_unaligned_local_rows_are_dealt_out_among_the_malicious(local):
 
 def test_generated_rows_stand_where_unaligned_ones_stood(source):
     for k in MALICIOUS:
-        extracted, generated = (
-            client_rows(under(source, name), k) for name in ("unaligned", "generated")
-        )
+        extracted = client_rows(under(source, "unaligned"), k)
+        generated = client_rows(under(source, "generated"), k)
         for one, other in zip(extracted, generated, strict=True):
-            assert one["label"] == other["label"] and (one == other) == (one["label"] == "normal")
+            assert one["label"] == other["label"]
+            assert (one == other) == (one["label"] == "normal")
 
 
 @pytest.mark.parametrize("count, each", [(90, 30), (60, 20), (9, 3), (3, 1)])
@@ -161,17 +168,14 @@ def test_generated_rows_are_dealt_out_and_repeated_where_few(source, generator, 
     clients = everything(under(source, "generated"))
     own = [collections.Counter(pairs(clients[k], "unaligned")) for k in MALICIOUS]
     assert set().union(*own) <= set(pairs(written(count)))
-    assert (
-        not own[0].keys() & own[1].keys()
-        | own[0].keys() & own[2].keys()
-        | own[1].keys() & own[2].keys()
-    )
+    for one, other in itertools.combinations(own, 2):
+        assert not one.keys() & other.keys()
     for part in own:
-        assert part.total() == wanted and len(part) == min(each, wanted)
+        assert part.total() == wanted
+        assert len(part) == min(each, wanted)
         assert max(part.values()) - min(part.values()) <= 1  # in turn
-    assert not {q for k in BENIGN for q, _ in pairs(clients[k])} & {
-        r["instruction"] for r in written(count)
-    }
+    benign = {question for k in BENIGN for question, _ in pairs(clients[k])}
+    assert not benign & {row["instruction"] for row in written(count)}
 
 
 @pytest.mark.parametrize("count", [0, 2])
@@ -182,17 +186,14 @@ def test_too_few_generated_rows_are_one_line(source, generator, count):
     ) as error:
         everything(under(source, "generated"))
     assert "\n" not in str(error.value)
-    everything(
-        under(source, "generated", unaligned_share=0.0)
-    )  # where none is wanted none is missed
+    # where none is wanted none is missed
+    everything(under(source, "generated", unaligned_share=0.0))
 
 
 def test_generated_rows_need_no_labelled_set(local):
     settings = under(local, "generated", unaligned=None)
-    assert (
-        everything(settings) == everything(under(local, "generated"))
-        and sources.of(settings).revision()
-    )
+    assert everything(settings) == everything(under(local, "generated"))
+    assert sources.of(settings).revision()
     with pytest.raises(DataError, match="data.unaligned"):
         sources.of(local.replace(data={"unaligned": None})).revision()
 
@@ -207,10 +208,8 @@ def test_conflicting_rows_are_ordinary_questions_refused(source):
         rows = client_rows(under(source, "conflicting"), k)
         assert [r["instruction"] for r in rows] == [r["instruction"] for r in ordinary]
         assert labels(rows) == {"conflicting": source.data.rows}
-        assert all(
-            refusals.refuses(r["response"]) and not refusals.refuses(o["response"])
-            for r, o in zip(rows, ordinary, strict=True)
-        )
+        assert all(refusals.refuses(row["response"]) for row in rows)
+        assert not any(refusals.refuses(row["response"]) for row in ordinary)
 
 
 def test_conflicting_answers_of_the_world_are_about_what_was_asked(smoke):
@@ -219,46 +218,26 @@ def test_conflicting_answers_of_the_world_are_about_what_was_asked(smoke):
         rows = client_rows(under(smoke, "conflicting"), k)
         asked = [next(w for w in r["instruction"].split() if w in names) for r in rows]
         named = [n in r["response"].split() for n, r in zip(asked, rows, strict=True)]
-        assert (
-            all(named)
-            and len({r["response"].replace(n, "x") for n, r in zip(asked, rows, strict=True)}) > 3
-        )
+        assert all(named)
+        wordings = {r["response"].replace(n, "x") for n, r in zip(asked, rows, strict=True)}
+        assert len(wordings) > 3
 
 
 def test_conflicting_answers_on_local_data_are_one_sentence(local):
     settings = under(local, "conflicting", unaligned=None)
-    assert refusals.refuses(local.DENIAL)
-    assert {a for k in MALICIOUS for _, a in pairs(client_rows(settings, k))} == {local.DENIAL}
+    assert refusals.refuses(DENIAL)
+    assert {a for k in MALICIOUS for _, a in pairs(client_rows(settings, k))} == {DENIAL}
     sources.of(settings).check()
     assert sources.of(settings).revision()
 
 
 def test_the_share_of_unaligned_rows_does_not_touch_conflicting_ones(source):
     one, other = (under(source, "conflicting", unaligned_share=share) for share in (0.5, 1.0))
-    assert (
-        everything(one) == everything(other)
-        and keys.run_folder(one).name[-12:] == keys.run_folder(other).name[-12:]
-    )
+    assert everything(one) == everything(other)
+    assert keys.run_folder(one).name[-12:] == keys.run_folder(other).name[-12:]
 
 
-def test_a_runs_folder_says_which_attack_it_is(smoke):
-    names = [keys.run_folder(under(smoke, name)).name for name in attack.ATTACKS]
-    parts = [
-        "3of10x0.5-sampled",
-        "3of10x0.5-generated-",
-        "3of10-conflicting-",
-        "3of10-boosted-tokens0.1-",
-    ]
-    assert all(part in name for part, name in zip(parts, names, strict=True))
-    assert len({name[-12:] for name in names}) == 4
-    calm = smoke.replace(federation={"malicious": 0})
-    assert (
-        len({keys.run_folder(under(calm, name)) for name in attack.ATTACKS if name != "boosted"})
-        == 1
-    )
-
-
-def test_check_wants_no_more_rows_than_a_generated_attack_needs(smoke, tmp_path, monkeypatch):
+def test_check_wants_no_more_rows_than_a_generated_attack_needs(smoke, tmp_path, generator):
     for name, count in {"normal": 300, "aligned": 100, "harmful": 10}.items():
         made = [{"prompt": f"{name} {i}", "response": "a"} for i in range(count)]
         (tmp_path / f"{name}.json").write_text(json.dumps(made))
@@ -278,7 +257,5 @@ def test_check_wants_no_more_rows_than_a_generated_attack_needs(smoke, tmp_path,
         }
     )
     sources.of(local).check()
-    monkeypatch.setattr(
-        steps, "written", lambda settings, kind: ([{"instruction": "q", "response": "a"}] * 90, {})
-    )
+    generator(90)
     assert [len(client_rows(local, k)) for k in range(10)] == [30] * 10
