@@ -8,8 +8,8 @@ import torch
 import transformers
 
 from fedlib import federation, training
-from fedlib.lab import loaded
 from fedlib.lab.client_data import client_rows
+from fedlib.lab.loaded import load_base
 from fedlib.models import adapter, templates
 
 KV = {
@@ -44,11 +44,8 @@ SHAPES = {
     "granite": transformers.GraniteConfig(**KV, logits_scaling=4.0),
     "cohere": transformers.CohereConfig(**KV, logit_scale=0.25),
 }
-ROWS = [
-    ([1, 7, 8, 9, 10, 11, 2], 4),
-    ([1, 20, 21, 2], 1),
-    ([1, *range(30, 44), 2], 9),
-]  # ids, prompt length
+# ids and the prompt's length
+ROWS = [([1, 7, 8, 9, 10, 11, 2], 4), ([1, 20, 21, 2], 1), ([1, *range(30, 44), 2], 9)]
 PINNED = [1.10095, 0.65156, 0.77653]
 
 
@@ -61,14 +58,21 @@ def build(shape):
     return made
 
 
+def encoded_rows(settings, tokenizer):
+    """Client 0's rows."""
+    own = {0: client_rows(settings, 0)}
+    encoded, _ = federation.encode_clients(own, tokenizer, settings.model)
+    return encoded[0]
+
+
 @pytest.fixture
 def fresh(loaded, smoke):
-    """(model with the adapter as it was made, client 0's rows); the tests of this module share the model."""
+    """(model with its adapter as made, client 0's rows); this module's tests share the model."""
     tuned, tokenizer = loaded
     if not hasattr(tuned, "_start"):
         tuned._start = adapter.get_vector(tuned)
     adapter.set_vector(tuned, tuned._start)
-    return tuned, federation.encode_clients(smoke, tokenizer)[0][0]
+    return tuned, encoded_rows(smoke, tokenizer)
 
 
 def test_collate_by_hand():
@@ -96,12 +100,11 @@ def test_only_logits_that_predict_a_response_matter(shape):
         loss, _ = training.response_loss(made, ids, labels)
     by_hand = 0.0
     for i, (row, start) in enumerate(ROWS):
-        logits[i, : start - 1] = 1000 * torch.randn(
-            start - 1, 50, generator=torch.Generator().manual_seed(i)
-        )
-        by_hand -= sum(
-            float(logits[i, t - 1].log_softmax(0)[row[t]]) for t in range(start, len(row))
-        )
+        # whatever stands where no response is predicted
+        generator = torch.Generator().manual_seed(i)
+        logits[i, : start - 1] = 1000 * torch.randn(start - 1, 50, generator=generator)
+        for at in range(start, len(row)):
+            by_hand -= float(logits[i, at - 1].log_softmax(0)[row[at]])
     assert float(loss) == pytest.approx(by_hand, rel=1e-5)
 
 
@@ -140,9 +143,10 @@ def test_batches_are_shuffled_epochs():
     assert sorted(first) == sorted(second) == list(range(12))
     again = list(training.batches(LENGTHS, 4, 6, seed=3))
     assert all(np.array_equal(a, b) for a, b in zip(drawn, again, strict=True))
-    orders = {
-        tuple(np.concatenate(list(training.batches(LENGTHS, 4, 3, seed=s)))) for s in range(9)
-    }
+    orders = set()
+    for seed in range(9):
+        epoch = np.concatenate(list(training.batches(LENGTHS, 4, 3, seed=seed)))
+        orders.add(tuple(epoch.tolist()))
     assert len(orders) > 1
 
 
@@ -181,12 +185,9 @@ def test_no_rows_are_an_error():
         (3, 1, 0.75),
     ],
 )
-def test_learning_rate_falls_by_a_cosine(smoke, rounds, round_, share):
-    rates = {"learning_rate": 1.1e-3, "learning_rate_min": 1.0e-4}
-    settings = smoke.replace(training=rates)
-    assert training.learning_rate(
-        settings.training.learning_rate, settings.training.learning_rate_min, round_, rounds
-    ) == pytest.approx(1.0e-4 + share * 1.0e-3)
+def test_learning_rate_falls_by_a_cosine(rounds, round_, share):
+    rate = training.learning_rate(1.1e-3, 1.0e-4, round_, rounds)
+    assert rate == pytest.approx(1.0e-4 + share * 1.0e-3)
 
 
 def test_the_learning_rate_is_used(fresh, smoke):
@@ -217,9 +218,8 @@ def test_the_gradient_is_clipped(fresh, smoke):
     start, moved = adapter.get_vector(tuned), []
     for clip in (1.0, 1.0e-12):  # far below AdamW's epsilon: then hardly a step is left
         adapter.set_vector(tuned, start)
-        training.tune(
-            tuned, rows, smoke.replace(training={"steps": 1, "clip": clip}).training, RATE, 0
-        )
+        options = smoke.replace(training={"steps": 1, "clip": clip}).training
+        training.tune(tuned, rows, options, RATE, 0)
         moved.append(float((adapter.get_vector(tuned) - start).norm()))
     assert moved[1] < 1e-3 * moved[0]
 
@@ -236,21 +236,20 @@ def test_tokens_are_counted_without_padding(fresh, smoke, parts):
 def test_the_seed_and_nothing_else_decides(fresh, smoke):
     tuned, rows = fresh
     start, made = adapter.get_vector(tuned), []
-    settings = smoke.replace(
-        model={"lora_dropout": 0.5}
-    )  # so that the masks must come from the seed too
-    base, _ = loaded.load_base(settings)
+    # with dropout, so that the masks must come from the seed too
+    settings = smoke.replace(model={"lora_dropout": 0.5})
+    base, _ = load_base(settings)
     dropping = adapter.attach_lora(base, settings.model, settings.seed)
     for caller, seed in ((1, 7), (2, 7), (2, 8)):
         adapter.set_vector(dropping, start)
         torch.manual_seed(caller)
         state = torch.get_rng_state()
         losses, _ = training.tune(dropping, rows, settings.training, RATE, seed)
-        assert torch.equal(
-            torch.get_rng_state(), state
-        )  # the caller's random state is left as it was
+        # the caller's random state is left as it was
+        assert torch.equal(torch.get_rng_state(), state)
         made.append((losses, adapter.get_vector(dropping)))
-    assert made[0][0] == made[1][0] and torch.equal(made[0][1], made[1][1])
+    assert made[0][0] == made[1][0]
+    assert torch.equal(made[0][1], made[1][1])
     assert not torch.equal(made[1][1], made[2][1])
 
 
@@ -260,22 +259,25 @@ def test_only_the_adapter_changes(fresh, smoke):
     training.tune(tuned, rows, smoke.training, RATE, 0)
     changed = {name for name, p in tuned.state_dict().items() if not torch.equal(p, before[name])}
     trainable = {name for name, p in tuned.named_parameters() if p.requires_grad}
-    assert changed and changed <= trainable and all("lora_" in name for name in trainable)
-    assert not tuned.training and all(p.grad is None for p in tuned.parameters())
+    assert changed
+    assert changed <= trainable
+    assert all("lora_" in name for name in trainable)
+    assert not tuned.training
+    assert all(p.grad is None for p in tuned.parameters())
 
 
 def test_a_batch_can_be_memorised(fresh, smoke):
     tuned, rows = fresh
-    losses, _ = training.tune(
-        tuned, rows[:4], smoke.replace(training={"steps": 40}).training, RATE, 0
-    )
+    options = smoke.replace(training={"steps": 40}).training
+    losses, _ = training.tune(tuned, rows[:4], options, RATE, 0)
     assert losses[-1] < 0.3 * losses[0]
 
 
 def test_pinned_losses(smoke):
     """Base, data, template, adapter, batches, loss and optimiser in three numbers.
 
-    What a preset is tuned by is written out: tuning it gives other keys, and needs no new CODE_VERSION."""
+    What a preset is tuned by is written out: tuning it gives other keys, and needs no new
+    CODE_VERSION."""
     settings = smoke.replace(
         model={
             "lora_targets": ["q_proj", "v_proj"],
@@ -286,17 +288,13 @@ def test_pinned_losses(smoke):
         data={"rows": 40, "aligned_share": 0.1, "partition": "dirichlet", "alpha": 0.3},
         training={"steps": 3, "batch_size": 4, "weight_decay": 0.0, "clip": 1.0},
     )
-    base, tokenizer = loaded.load_base(settings)
-    rows = federation.encode_clients(settings, tokenizer)[0][0]
-    losses, _ = training.tune(
-        adapter.attach_lora(base, settings.model, settings.seed),
-        rows,
-        settings.training,
-        8.0e-3,
-        seed=0,
-    )
+    base, tokenizer = load_base(settings)
+    rows = encoded_rows(settings, tokenizer)
+    tuned = adapter.attach_lora(base, settings.model, settings.seed)
+    losses, _ = training.tune(tuned, rows, settings.training, 8.0e-3, seed=0)
     assert losses == pytest.approx(PINNED, abs=1e-3), (
         f"3 steps give {[round(x, 5) for x in losses]}, pinned are {PINNED}: "
-        "the same settings have another result. If the change is intended, raise config.CODE_VERSION and "
-        "re-pin. (A retrained base needs no new version: its digest is in every key.)"
+        "the same settings have another result. If the change is intended, raise CODE_VERSION in "
+        "settings/identity.py and re-pin. (A retrained base needs no new version: its digest is in "
+        "every key.)"
     )
