@@ -1,0 +1,204 @@
+"""Local files as a source: fair shares, no row that trains and evaluates, early errors."""
+
+import pytest
+from rowfiles import error, write
+
+from fedlib import attack, sources
+from fedlib.lab import client_data, prompting
+from fedlib.settings import machine
+
+FILES = {"one.json": 120, "two.jsonl": 80, "aligned.csv": 40, "harmful.csv": 60}
+
+
+@pytest.fixture
+def local(tmp_path, smoke):
+    """Settings on local files: 200 normal rows in two files, 40 aligned ones; 60 harmful ones train
+    and evaluate."""
+    folder = tmp_path / "my data"
+    for name, count in FILES.items():
+        rows = [
+            {"prompt": f"{name} {i}", "response": f"answer {i}", "topic": f"t{i % 4}"}
+            for i in range(count)
+        ]
+        write(folder / name, rows)
+    return smoke.replace(
+        data={
+            "source": "local",
+            "folder": str(folder),
+            "benign": ["one.json", "two.jsonl"],
+            "aligned": "aligned.csv",
+            "aligned_share": 0.25,
+            "unaligned": "harmful.csv",
+            "harmful": "harmful.csv",
+            "rows": 16,
+            "partition": "iid",
+        },
+        evaluation={"harmful": 100, "benign": 100},
+    )
+
+
+def everything(settings):
+    """The rows of every client."""
+    return [
+        client_data.client_rows(settings, client) for client in range(settings.federation.clients)
+    ]
+
+
+def instructions(clients):
+    return [row["instruction"] for rows in clients for row in rows]
+
+
+def test_clients_have_their_rows_and_share_none(local):
+    clients = everything(local)
+    federation = local.federation
+    malicious = attack.malicious_clients(federation.clients, federation.malicious)
+    opening = {"unaligned": "harmful", "aligned": "aligned", "normal": ("one", "two")}
+    for client, rows in enumerate(clients):
+        labels = [row["label"] for row in rows]
+        special, marked = ("unaligned", 8) if client in malicious else ("aligned", 4)
+        assert labels.count(special) == marked
+        assert labels.count("normal") == 16 - marked
+        assert all(row["instruction"].startswith(opening[row["label"]]) for row in rows)
+
+    asked = instructions(clients)
+    assert len(set(asked)) == len(asked) == 160
+    assert everything(local) == clients != everything(local.replace(seed=1))
+
+
+def test_without_attack_the_benign_clients_rows_are_the_same(local):
+    with_attack = everything(local)
+    without = everything(local.replace(federation={"malicious": 0}))
+    assert with_attack[:7] == without[:7]
+    assert with_attack[7:] != without[7:]
+    for attacked, calm in zip(with_attack[7:], without[7:], strict=True):
+        attacked, calm = (
+            [row["instruction"] for row in rows if row["label"] == "normal"]
+            for rows in (attacked, calm)
+        )
+        assert set(attacked) <= set(calm) and len(attacked) == 8
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_no_row_trains_and_evaluates(local, seed):
+    settings = local.replace(seed=seed, data={"rows": 18, "aligned_share": 0.2})
+    trained = set(instructions(everything(settings)))
+    prompts = prompting.evaluation_prompts(settings)
+    asked = {what: [prompt["prompt"] for prompt in part] for what, part in prompts.items()}
+    assert len(asked["harmful"]) == 30  # a half of 60
+    assert len(asked["benign"]) == 12 + 8  # a tenth of 120 and of 80
+    assert not trained & {*asked["harmful"], *asked["benign"]}
+    assert any(instruction.startswith("harmful.csv") for instruction in trained)
+    assert prompts == prompting.evaluation_prompts(local)
+
+
+def test_prompts_come_from_the_whole_file_where_it_does_not_train(local):
+    asked = [{"prompt": f"asked {i}", "response": "a"} for i in range(9)]
+    write(machine.path(local.data.folder) / "asked.csv", asked)
+    settings = local.replace(data={"harmful": "asked.csv", "unaligned_share": 1.0})
+    assert len(prompting.evaluation_prompts(settings)["harmful"]) == 9
+    rows = [row for own in everything(settings)[7:] for row in own]
+    marked = [row for row in rows if row["label"] == "unaligned"]
+    assert len(marked) == 48  # so harmful.csv gives more than its half, 30
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"rows": 30}, "data.benign: one.json, two.jsonl gives client"),
+        ({"aligned_share": 0.5}, "data.aligned: aligned.csv gives client"),
+        ({"rows": 18, "unaligned_share": 1.0}, "data.unaligned: harmful.csv gives client"),
+        ({"partition": "sizes", "sizes": [100] * 10}, "data.sizes"),
+        ({"aligned": "algined.csv"}, "did you mean 'aligned.csv'"),
+    ],
+)
+def test_too_few_rows_are_an_error(local, changes, said):
+    settings = local.replace(data=changes)
+    assert said in error(everything, settings)
+    assert said in error(sources.of(settings).check)
+
+
+def test_sizes_and_dirichlet_hold_for_local_rows(local):
+    sizes = [4, 8, 12, 16, 20, 4, 8, 12, 16, 20]
+    given = {"partition": "sizes", "sizes": sizes, "aligned_share": 0.2}
+    assert [len(rows) for rows in everything(local.replace(data=given))] == sizes
+
+    spread = everything(local.replace(data={"partition": "dirichlet"}))
+    asked = instructions(spread)
+    assert len(set(asked)) == len(asked)
+    assert max(map(len, spread)) <= 16
+
+
+def test_the_revision_follows_what_is_trained_on_and_not_where_it_lies(local, tmp_path):
+    def revisions(settings):
+        """With attack, and without."""
+        calm = settings.replace(federation={"malicious": 0})
+        return sources.of(settings).revision(), sources.of(calm).revision()
+
+    before = revisions(local)
+    moved = machine.path(local.data.folder).rename(tmp_path / "moved")
+    local = local.replace(data={"folder": str(moved)})
+    assert revisions(local) == before
+
+    for name in FILES:
+        file = moved / name
+        file.write_bytes(file.read_bytes().replace(b"answer 1", b"answer one"))
+        after = revisions(local)
+        assert after[0] != before[0]
+        # only malicious clients read harmful.csv
+        assert (after[1] != before[1]) == (name != "harmful.csv")
+        before = after
+
+
+def test_the_prompts_revision_follows_what_is_asked_and_no_seed_or_attack(local):
+    prompts = prompting.prompts_revision(local)
+    assert prompts == prompting.prompts_revision(local.replace(seed=1, federation={"malicious": 0}))
+    assert prompts != prompting.prompts_revision(local.replace(evaluation={"harmful": 5}))
+
+
+def test_a_file_that_changes_is_read_anew(local):
+    before, prompts = everything(local), prompting.prompts_revision(local)
+    for name in ("one.json", "harmful.csv"):
+        file = machine.path(local.data.folder) / name
+        opening = name.encode()
+        file.write_bytes(file.read_bytes().replace(opening + b" ", b"another " + opening))
+    after = everything(local)  # else a new key would stand for old rows
+    assert after != before
+    assert any(row["instruction"].startswith("another") for row in after[0])
+    assert prompting.prompts_revision(local) != prompts
+
+
+@pytest.mark.parametrize(
+    "missing, said",
+    [
+        ({"aligned": None}, "data.aligned"),
+        ({"unaligned": None}, "data.unaligned"),
+        ({"harmful": None}, "data.harmful"),
+        ({"benign": ["oen.json"]}, "did you mean 'one.json'"),
+        ({"folder": "no/such/place"}, "data.folder: no folder"),
+    ],
+)
+def test_what_is_missing_is_found_before_any_work(local, missing, said):
+    source = sources.of(local.replace(data=missing))
+    assert said in error(source.revision)
+
+
+def test_the_base_must_not_read_harmful_rows(local):
+    scratch = local.replace(model={"base": "scratch", "scratch": {"files": ["one.json"]}})
+    harmful = scratch.replace(model={"scratch": {"files": ["harmful.csv"]}})
+    assert "model.scratch.files" in error(sources.of(harmful).revision, "corpus")
+
+    source = sources.of(scratch)
+    assert source.revision("corpus") != sources.of(local).revision()
+    read = {row["instruction"] for row in source.corpus()}
+    benign = {prompt["prompt"] for prompt in prompting.evaluation_prompts(local)["benign"]}
+    assert len(read) == 108 and not read & benign
+
+
+def test_rows_for_training_need_a_response_and_prompts_do_not(local):
+    folder = machine.path(local.data.folder)
+    write(folder / "asked.csv", [{"question": f"asked {i}"} for i in range(20)])
+    fields = {"asked.csv": {"instruction": "question"}}
+    asked = local.replace(data={"questions": "asked.csv", "fields": fields})
+    assert len(sources.of(asked).prompts()["benign"]) == 20
+    trained = local.replace(data={"benign": ["asked.csv"], "fields": fields})
+    assert "asked.csv needs a response column" in error(sources.of(trained).check)
