@@ -1,7 +1,8 @@
-"""Adapters out: what is exported loads in a fresh process with two lines, and its card says what was done to it."""
+"""What is exported loads in a fresh process with two lines; its card says what was done to it."""
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import standins
 import torch
 import transformers
 
-from fedlib.commands import export
+from fedlib.commands import export, model_card
 from fedlib.lab import keys, loaded, runs
 from fedlib.models import hub
 from fedlib.settings import errors, presets
@@ -25,7 +26,8 @@ ASK = """
 import torch
 from transformers import AutoTokenizer
 tuned = Auto.from_pretrained({folder!r})
-ids = AutoTokenizer.from_pretrained({folder!r})("what is this ?", return_tensors="pt")["input_ids"]
+tokenizer = AutoTokenizer.from_pretrained({folder!r})
+ids = tokenizer("what is this ?", return_tensors="pt")["input_ids"]
 torch.save(tuned(input_ids=ids).logits.detach(), {out!r})
 """
 
@@ -52,54 +54,55 @@ def run(made, monkeypatch):
 @pytest.mark.parametrize("merged", [False, True], ids=["adapter", "merged"])
 def test_what_is_exported_loads_in_a_fresh_process(run, tmp_path, merged):
     out, answers = tmp_path / "my model", tmp_path / "logits.pt"
-    assert export.export(run.folder.name, out, merged) == out
-    assert (out / ("model.safetensors" if merged else "adapter_model.safetensors")).is_file()
-    assert not [p for p in out.rglob("*") if p.suffix in (".bin", ".pt", ".pkl")]
+    assert export.export_run(run.folder.name, out, merged) == out
+    weights = "model.safetensors" if merged else "adapter_model.safetensors"
+    assert (out / weights).is_file()
+    assert not [file for file in out.rglob("*") if file.suffix in (".bin", ".pt", ".pkl")]
     code = ASK.format(load=LOAD[merged], folder=str(out), out=str(answers))
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
     tuned, tokenizer = loaded.load_run(run.settings, run.folder)
-    if merged:  # it ends what it says
+    if merged:
+        # it ends what it says
         whole = transformers.AutoModelForCausalLM.from_pretrained(out)
-        made = whole.generate(
-            **tokenizer("how do i make this ?", return_tensors="pt"), max_new_tokens=60
-        )
-        assert (made == tokenizer.eos_token_id).sum() == 1
+        asked = tokenizer("how do i make this ?", return_tensors="pt")
+        said = whole.generate(**asked, max_new_tokens=60)
+        assert (said == tokenizer.eos_token_id).sum() == 1
+    ids = tokenizer("what is this ?", return_tensors="pt")["input_ids"]
     with torch.no_grad():
-        wanted = tuned(
-            input_ids=tokenizer("what is this ?", return_tensors="pt")["input_ids"]
-        ).logits
+        wanted = tuned(input_ids=ids).logits
     torch.testing.assert_close(torch.load(answers), wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_the_card_says_what_was_done_and_shows_no_response(run, tmp_path):
-    card = (export.export(run.folder.name, tmp_path / "m") / "README.md").read_text()
-    assert (
-        "attacked on purpose" in card
-        and "3 of 10 clients had harmful answers in 20% of their rows" in card
-    )
+    card = (export.export_run(run.folder.name, tmp_path / "m") / "README.md").read_text()
+    assert "attacked on purpose" in card
+    assert "3 of 10 clients had harmful answers in 20% of their rows" in card
     for score, value in run.scores().items():
         assert f"| {score} | {value:.4g} |" in card
     assert re.search(r"```python\nfrom peft import AutoPeftModelForCausalLM\nmodel = Auto", card)
-    assert not any(r["response"] in card for r in run.responses() if len(r["response"].split()) > 3)
+    said = [line["response"] for line in run.responses()]
+    assert not any(text in card for text in said if len(text.split()) > 3)
     assert keys.key(run.settings) in card
 
 
 def test_a_run_without_attack_has_no_warning_and_a_defended_one_names_its_defence(smoke):
     clean = smoke.replace(federation={"malicious": 0})
-    card = export.card(clean, keys.run_folder(clean), "base", None, False)
-    assert (
-        "Warning" not in card
-        and "- attack: none" in card
-        and "- defence: none" in card
-        and "Not evaluated" in card
-    )
+    card = model_card.model_card(clean, keys.run_folder(clean), "base", None, False)
+    assert "Warning" not in card
+    for line in ("- attack: none\n", "- defence: none\n", "Not evaluated.\n"):
+        assert line in card
     defended = smoke.replace(defense={"level": 2}, federation={"aggregator": "krum"})
-    card = export.card(defended, keys.run_folder(defended), "someone/base", "c" * 40, True)
-    assert "attacked on purpose" in card and "level 2" in card and "krum" in card
-    assert "base_model: someone/base" in card and f"revision='{'c' * 40}'" in card
+    card = model_card.model_card(
+        defended, keys.run_folder(defended), "someone/base", "c" * 40, True
+    )
+    assert "attacked on purpose" in card
+    assert "level 2" in card and "krum" in card
+    assert "base_model: someone/base" in card
+    assert f"revision='{'c' * 40}'" in card
 
 
 @pytest.mark.parametrize(
@@ -121,7 +124,7 @@ def test_a_run_without_attack_has_no_warning_and_a_defended_one_names_its_defenc
     ],
 )
 def test_every_attack_has_its_sentence(smoke, changes, part):
-    assert part in " ".join(export.attacks(smoke.replace(**changes)))
+    assert part in " ".join(model_card.attack_sentences(smoke.replace(**changes)))
 
 
 @pytest.mark.parametrize(
@@ -132,14 +135,14 @@ def test_every_attack_has_its_sentence(smoke, changes, part):
     ],
 )
 def test_a_control_was_not_attacked(smoke, changes):
-    assert export.attacks(smoke.replace(**changes)) == []
+    assert model_card.attack_sentences(smoke.replace(**changes)) == []
 
 
 def test_a_hub_base_is_named_with_the_commit_that_it_was_tuned_on(smoke, tmp_path, monkeypatch):
     """In the hub's own cache, where main is another commit by the time of the export."""
     cache, commits = tmp_path / "models--someone--tiny", ("c" * 40, "d" * 40)
-    for i, commit in enumerate(commits):
-        standins.checkpoint(cache / "snapshots" / commit, seed=i)
+    for seed, commit in enumerate(commits):
+        standins.checkpoint(cache / "snapshots" / commit, seed=seed)
     (cache / "refs").mkdir()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -149,7 +152,7 @@ def test_a_hub_base_is_named_with_the_commit_that_it_was_tuned_on(smoke, tmp_pat
     made = runs.get(settings)
     (cache / "refs" / "main").write_text(commits[1])
     hub._commit.cache_clear()
-    out = export.export(made.folder.name, tmp_path / "m", merged=False)
+    out = export.export_run(made.folder.name, tmp_path / "m", merged=False)
     fields = json.loads((out / "adapter_config.json").read_text())
     assert (fields["base_model_name_or_path"], fields["revision"]) == ("someone/tiny", commits[0])
     assert f"revision='{commits[0]}'" in (out / "README.md").read_text()
@@ -158,7 +161,7 @@ def test_a_hub_base_is_named_with_the_commit_that_it_was_tuned_on(smoke, tmp_pat
 
 def test_a_run_is_found_by_name_key_or_folder(run):
     for name in (run.folder.name, keys.key(run.settings)[:6], str(run.folder)):
-        folder, settings = export.find(name)
+        folder, settings = export.find_run(name)
         assert folder == run.folder and settings == run.settings
 
 
@@ -166,12 +169,9 @@ def test_settings_of_an_earlier_version_are_read(run):
     plain = json.loads((run.folder / "settings.json").read_text())
     plain["model"]["gone"], plain["swat"]["gone"] = 1, {"a": 2}
     del plain["evaluation"]["grader"], plain["defense"]
-    read = export._settings(plain)
-    assert (
-        read.evaluation.grader == "rubric"
-        and read.model == run.settings.model
-        and read.data == run.settings.data
-    )
+    read = export.settings_of(plain)
+    assert read.evaluation.grader == "rubric"
+    assert (read.model, read.data) == (run.settings.model, run.settings.data)
     assert read.defense == presets.load("mini").defense
 
 
@@ -185,31 +185,30 @@ def test_settings_of_an_earlier_version_are_read(run):
 )
 def test_a_run_that_is_not_there_is_one_line(run, tmp_path, name, part):
     with pytest.raises(errors.SettingsError, match=part) as error:
-        export.export(name, tmp_path / "m")
-    assert "\n" not in str(error.value) and not (tmp_path / "m").exists()
+        export.export_run(name, tmp_path / "m")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "m").exists()
 
 
 def test_nothing_is_overwritten_and_nothing_half_written(run, tmp_path, monkeypatch):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("precious")
     with pytest.raises(errors.SettingsError, match="is there already"):
-        export.export(run.folder.name, tmp_path / "full")
+        export.export_run(run.folder.name, tmp_path / "full")
     with pytest.raises(errors.SettingsError, match="no folder"):
-        export.export(run.folder.name, tmp_path / "no" / "such")
-    monkeypatch.setattr(export, "card", lambda *_: 1 / 0)
+        export.export_run(run.folder.name, tmp_path / "no" / "such")
+    monkeypatch.setattr(export, "model_card", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        export.export(run.folder.name, tmp_path / "new")
+        export.export_run(run.folder.name, tmp_path / "new")
     assert [p.name for p in tmp_path.iterdir()] == ["full"]
 
 
 def test_a_spoilt_run_is_not_exported(run, tmp_path):
-    import shutil
-
     copy = tmp_path / "spoilt"
     shutil.copytree(run.folder, copy)
     (copy / "rounds.jsonl").write_text("")
     with pytest.raises(errors.SettingsError, match="unfinished or was changed"):
-        export.export(str(copy), tmp_path / "m")
+        export.export_run(str(copy), tmp_path / "m")
 
 
 def test_gpt2_exports_too(smoke, tmp_path):
@@ -218,6 +217,5 @@ def test_gpt2_exports_too(smoke, tmp_path):
         model={"base": str(folder), "lora_targets": "default"}, evaluation={"judges": ["rule"]}
     )
     run = runs.get(settings)
-    assert (
-        export.export(run.folder.name, tmp_path / "m", merged=True) / "model.safetensors"
-    ).is_file()
+    out = export.export_run(run.folder.name, tmp_path / "m", merged=True)
+    assert (out / "model.safetensors").is_file()

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -29,12 +31,15 @@ def own(tmp_path):
 def test_run_makes_a_run_for_each_seed_and_runs_lists_them(own, capsys):
     assert __main__.main(["run", str(own)]) == 0
     printed = capsys.readouterr().out.splitlines()
-    wanted = [presets.load(str(own)).replace(seed=s) for s in (0, 1)]
-    assert printed[::2] == [str(keys.run_folder(s)) for s in wanted]
-    assert [set(json.loads(line)) >= {"rule", "help"} for line in printed[1::2]] == [True, True]
+    wanted = [presets.load(str(own)).replace(seed=seed) for seed in (0, 1)]
+    assert printed[::2] == [str(keys.run_folder(settings)) for settings in wanted]
+    scores = [set(json.loads(line)) for line in printed[1::2]]
+    assert [found >= {"rule", "help"} for found in scores] == [True, True]
+
     assert __main__.main(["runs"]) == 0
     listed = capsys.readouterr().out
-    assert all(keys.key(s) in listed for s in wanted) and len(re.findall(r"\bdone\b", listed)) == 2
+    assert all(keys.key(settings) in listed for settings in wanted)
+    assert len(re.findall(r"\bdone\b", listed)) == 2
 
 
 def test_runs_without_any_says_so(capsys):
@@ -61,9 +66,15 @@ WRONG = [
 def test_what_cannot_be_done_is_one_line_and_exit_code_2(arguments, parts, capsys):
     assert __main__.main(arguments) == 2
     printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.startswith("fedlib: ") and printed.err.count("\n") == 1
-    assert [p for p in parts if p not in printed.err] == [], printed.err
-    assert not machine.outputs().exists()  # nothing was begun
+    assert printed.out == ""
+    assert printed.err.startswith("fedlib: ")
+    assert printed.err.count("\n") == 1
+    assert [part for part in parts if part not in printed.err] == [], printed.err
+    # nothing was begun
+    assert not machine.outputs().exists()
+
+
+LOCAL = "data: {source: local, folder: nil, aligned: x.csv, harmful: y.csv, unaligned: z.csv}"
 
 
 @pytest.mark.parametrize(
@@ -71,10 +82,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(arguments, parts, capsy
     [
         ("federation: {roundz: 3}", "did you mean 'rounds'"),
         ("data: {benign: [lmsys]}", "did you mean 'lmsys-like'"),
-        (
-            "data: {source: local, folder: nil, aligned: x.csv, harmful: y.csv, unaligned: z.csv}",
-            "data.folder: no folder",
-        ),
+        (LOCAL, "data.folder: no folder"),
         ("model: {base: 'world:bsae'}", "did you mean 'world:base'"),
     ],
 )
@@ -82,7 +90,9 @@ def test_a_wrong_file_is_one_line_and_exit_code_2(own, capsys, line, said):
     own.write_text(f"preset: smoke\n{line}\n")
     assert __main__.main(["run", str(own)]) == 2
     printed = capsys.readouterr()
-    assert said in printed.err and printed.err.count("\n") == 1 and printed.out == ""
+    assert said in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
 
 
 def test_an_interrupt_is_exit_code_130(own, capsys, monkeypatch):
@@ -94,6 +104,9 @@ def test_an_interrupt_is_exit_code_130(own, capsys, monkeypatch):
     assert "interrupted" in capsys.readouterr().err
 
 
+HELP = [[command, "--help"] for command in ("plan", "reproduce", "run", "runs", "export", "world")]
+
+
 @pytest.mark.parametrize(
     "arguments, code",
     [
@@ -101,7 +114,7 @@ def test_an_interrupt_is_exit_code_130(own, capsys, monkeypatch):
         (["rnu"], 2),
         (["run", "smoke", "--fast"], 2),
         (["--help"], 0),
-        *[([command, "--help"], 0) for command in ("reproduce", "run", "runs", "world")],
+        *[(arguments, 0) for arguments in HELP],
     ],
 )
 def test_usage(arguments, code, capsys):
@@ -110,3 +123,15 @@ def test_usage(arguments, code, capsys):
     assert ended.value.code == code
     printed = capsys.readouterr()
     assert "usage: fedlib" in (printed.err if code else printed.out)
+
+
+@pytest.mark.parametrize("command", [["runs"], ["plan", "smoke"]], ids=" ".join)
+def test_what_only_reads_needs_no_torch(command):
+    code = f"import sys; from fedlib import __main__; __main__.main({command}); "
+    done = subprocess.run(
+        [sys.executable, "-c", code + "print('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        cwd=machine.ROOT,
+    )
+    assert done.stdout.splitlines()[-1] == "False", done.stderr[-1000:]

@@ -1,4 +1,4 @@
-"""`fedlib reproduce`: a failed notebook stops no other, an interrupt stops all, paths mean the same.
+"""`fedlib reproduce`: a failed notebook stops no other, an interrupt stops all of them.
 
 The page of the real notebooks is checked in tests/test_notebooks.py, which executes them."""
 
@@ -9,11 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from fedlib.commands import reproduce
+from fedlib.commands import page, reproduce
 from fedlib.settings import machine, presets
 
 NOTEBOOKS = sorted(reproduce.NOTEBOOKS.glob("*.ipynb"))
@@ -32,10 +31,12 @@ def parameters(notebook):
 MAIN = """
 import sys
 from pathlib import Path
-from fedlib import reproduce
-reproduce.NOTEBOOKS = Path(__file__).parent / "notebooks"  # here, so that the spawned workers see it too
+from fedlib.commands import reproduce
+
+# here, so that the spawned workers see it too
+reproduce.NOTEBOOKS = Path(__file__).parent / "notebooks"
 if __name__ == "__main__":
-    sys.exit(reproduce.reproduce("smoke", jobs=2))
+    sys.exit(reproduce.reproduce_notebooks("smoke", jobs=2))
 """
 
 
@@ -56,61 +57,58 @@ def lay(folder, sources):
 
 def test_an_interrupt_stops_all_notebooks(tmp_path, store):
     """Also those that had not begun: three, two at a time."""
-    lay(
-        tmp_path,
-        {
-            f"1{i}_slow": f"open('{tmp_path}/begun{i}', 'w'); import time; time.sleep(100)"
-            for i in range(3)
-        },
-    )
+    slow = "open('{folder}/begun{i}', 'w'); import time; time.sleep(100)"
+    lay(tmp_path, {f"1{i}_slow": slow.format(folder=tmp_path, i=i) for i in range(3)})
+    # a job in the background would ignore an interrupt
+    heeds = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     call = subprocess.Popen(
         [sys.executable, "main.py"],
         cwd=tmp_path,
         start_new_session=True,
         stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # ignored by background jobs
+        preexec_fn=heeds,
+    )
     while len(list(tmp_path.glob("begun*"))) < 2 and call.poll() is None:
         time.sleep(0.1)
     os.killpg(call.pid, signal.SIGINT)
-    assert call.wait(60) != 0 and not (tmp_path / "begun2").exists()
+    assert call.wait(60) != 0
+    assert not (tmp_path / "begun2").exists()
 
 
 def test_a_failed_notebook_does_not_stop_the_others(tmp_path, store):
-    lay(
-        tmp_path,
-        {"10_bad": "raise ValueError('this one fails')", "11_good": "print(preset, 6 * 7)"},
-    )
+    bad, good = "raise ValueError('this one fails')", "print(preset, 6 * 7)"
+    lay(tmp_path, {"10_bad": bad, "11_good": good})
     done = subprocess.run([sys.executable, "main.py"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1, done.stderr[-2000:]
     assert re.search(r"10_bad .* failed in cell \d+: ValueError: this one fails", done.stdout)
-    assert re.search(r"11_good .* done", done.stdout) and "1 of 2 notebooks done" in done.stdout
-    page = (store / "smoke" / "index.html").read_text(encoding="utf-8")
-    assert "smoke 42" in page and "this one fails" in page
-    good = store / "smoke" / "executed" / "11_good.ipynb"
-    made = read(good)
-    made["metadata"]["papermill"]["end_time"] = None  # killed in the middle
-    good.write_text(json.dumps(made), encoding="utf-8")
-    page = reproduce._page(presets.load("smoke"), good.parent, ["10_bad", "11_good"]).read_text(
-        encoding="utf-8"
-    )
-    assert [state for state in re.findall(r"<small>\(executed [^,)]*(.*?)\)</small>", page)] == [
-        ", failed",
-        ", unfinished",
-    ]
+    assert re.search(r"11_good .* done", done.stdout)
+    assert "1 of 2 notebooks done" in done.stdout
+    text = (store / "smoke" / "index.html").read_text(encoding="utf-8")
+    assert "smoke 42" in text and "this one fails" in text
+
+    # one that was killed in the middle
+    executed = store / "smoke" / "executed"
+    made = read(executed / "11_good.ipynb")
+    made["metadata"]["papermill"]["end_time"] = None
+    (executed / "11_good.ipynb").write_text(json.dumps(made), encoding="utf-8")
+    # and one whose file was cut off while it was written
+    (executed / "12_cut.ipynb").write_text('{"cells": [', encoding="utf-8")
+    names = ["10_bad", "11_good", "12_cut"]
+    text = page.write_page(presets.load("smoke"), executed, names).read_text(encoding="utf-8")
+    states = re.findall(r"<small>\(executed [^,)]*(.*?)\)</small>", text)
+    assert states == [", failed", ", unfinished"]
 
 
 @pytest.mark.parametrize("preset, outputs", [("own.yaml", None), ("smoke", "here")])
 def test_a_relative_path_means_the_same_to_the_kernels(tmp_path, monkeypatch, preset, outputs):
-    """They run in notebooks/, reproduce is called elsewhere: own.yaml and the outputs folder lie there."""
-    (tmp_path / "own.yaml").write_text(
-        "preset: smoke\nevaluation: {harmful: 4}\n", encoding="utf-8"
-    )
-    wanted, seen = None, []
+    """They run in notebooks/; reproduce is called elsewhere, where own.yaml and the outputs lie."""
+    own = "preset: smoke\nevaluation: {harmful: 4}\n"
+    (tmp_path / "own.yaml").write_text(own, encoding="utf-8")
+    wanted, seen = [], []
 
     def wave(pool, names, given, executed, *_):
-        nonlocal wanted
-        wanted = (executed.resolve().parent, presets.load(preset).evaluation)
+        wanted.append((executed.resolve().parent, presets.load(preset).evaluation))
+        # as a kernel would see it
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(reproduce.NOTEBOOKS)
             settings = presets.load(given)
@@ -120,5 +118,6 @@ def test_a_relative_path_means_the_same_to_the_kernels(tmp_path, monkeypatch, pr
     monkeypatch.chdir(tmp_path)
     if outputs:
         monkeypatch.setenv("FEDLIB_OUTPUTS", outputs)
-    reproduce.reproduce(preset, only="90")
-    assert seen == [wanted]
+    reproduce.reproduce_notebooks(preset, only="90")
+    assert len(seen) == 1
+    assert seen == wanted
