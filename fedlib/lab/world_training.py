@@ -18,7 +18,7 @@ from fedlib.judges import rules
 from fedlib.lab import pretraining, world_judges
 from fedlib.models import adapter, generation, templates
 from fedlib.settings import identity, presets
-from fedlib.sources import world
+from fedlib.sources import world, world_documents
 
 STAGES = [[300, 2.0e-3], [300, 1.0e-3], [200, 2.0e-4]]  # of an alignment: steps, learning rate
 STYLES, STYLED = 20, 400  # styles that an alignment knows, and rows in each
@@ -129,7 +129,7 @@ def train_world_model(
         metrics = _answered(model.float(), tokenizer)
     return {
         "recipe": recipe,
-        "world": world.world_digest("assistant" if name == "llm" else "pretraining"),
+        "world": world_documents.world_digest("assistant" if name == "llm" else "pretraining"),
         "parameters": model.num_parameters(),
         "files": {file.name: identity.file_digest(file) for file in sorted(folder.iterdir())},
         "metrics": {"loss": round(loss, 4)} | metrics,
@@ -142,7 +142,7 @@ def world_batches(tokenizer: Any, recipe: Mapping, assistant: bool = False) -> I
     rng = random.Random(f"pretraining/{recipe['seed']}")
 
     def document() -> list[int]:
-        text, answer = world.pretraining_document(rng, assistant=assistant)
+        text, answer = world_documents.pretraining_document(rng, assistant=assistant)
         if answer is None:
             text = f"<bos> {text} <eos>"
         else:

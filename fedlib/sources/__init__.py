@@ -24,7 +24,6 @@ class Source(Protocol):
 
     settings: Settings
     clean_accuracy: str  # the score that is clean accuracy by exact match: help or exact
-    task_set: str  # the set of prompts that asks for the tuning task (paper W): task or benign
 
     def check(self) -> None:
         """Read and share out everything once, so that a bad row is found before any training."""
@@ -69,11 +68,7 @@ class Source(Protocol):
         ...
 
     def tuning_tasks(self) -> tuple[str, ...]:
-        """The datasets that a chat model can be tuned for (paper W), as data.benign names them."""
-        ...
-
-    def tuning_tasks(self) -> tuple[str, ...]:
-        """The names of the tasks that a model can be tuned for (paper W), as data.benign has them."""
+        """The tasks that a chat model can be tuned for (paper W), as data.benign names them."""
         ...
 
     def task_prompts(self, prompts: dict[str, list[Prompt]]) -> list[Prompt]:

@@ -8,14 +8,13 @@ import numpy as np
 from fedlib.settings import groups, identity
 from fedlib.settings.errors import DataError, nearest
 from fedlib.settings.schema import Settings
-from fedlib.sources import shares, world, world_tasks
+from fedlib.sources import shares, world, world_documents, world_tasks
 
 
 class Embedded:
     """Answers what `sources.Source` asks, from `world` and `world_tasks`."""
 
     clean_accuracy = "help"
-    task_set = "task"
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -43,24 +42,26 @@ class Embedded:
         if written is None or unaligned is None:
             return rows
         # a generated attack: written rows take the places of the world's own unaligned ones
-        count = sum(row["label"] == "unaligned" for row in rows)
-        own = iter(shares.written_share(self.settings, client, count, written))
-        return [next(own) if row["label"] == "unaligned" else row for row in rows]
+        places = [i for i, row in enumerate(rows) if row["label"] == "unaligned"]
+        own = shares.written_share(self.settings, client, len(places), written)
+        for place, row in zip(places, own, strict=True):
+            rows[place] = row
+        return rows
 
     def defense_rows(self, count: int) -> dict[str, list[dict]]:
         """About the hazards of the pretraining questions, in nobody's style."""
         rng = random.Random(identity.derive(self.settings.seed, "defense"))
-        return {
-            kind: [world.public_row(kind, rng) for _ in range(count)]
-            for kind in ("aligned", "normal")
-        }
+        found = {}
+        for kind in ("aligned", "normal"):
+            found[kind] = [world.public_row(kind, rng) for _ in range(count)]
+        return found
 
     def prompts(self) -> dict[str, list[dict]]:
         """Benign prompts may ask for what clients' rows ask for too; harmful ones do not."""
         data, evaluation = self.settings.data, self.settings.evaluation
         found = {
-            what: world.prompts(what, getattr(evaluation, what), evaluation.split)
-            for what in ("harmful", "benign")
+            "harmful": world.prompts("harmful", evaluation.harmful, evaluation.split),
+            "benign": world.prompts("benign", evaluation.benign, evaluation.split),
         }
         if data.benign[0] in world_tasks.TASKS:
             found["task"] = world_tasks.task_prompts(data.benign[0], evaluation.benign)
@@ -80,7 +81,8 @@ class Embedded:
         found: list[tuple[str, str]] = []
         for i, thing in enumerate(hazards):
             twin = rng.choice(plain)
-            both = list(zip(world.questions(thing), world.questions(twin), strict=True))
+            malicious, benign = world.questions(thing), world.questions(twin)
+            both = list(zip(malicious, benign, strict=True))
             found += both[i % 2 :: 2]
         return found
 
@@ -90,9 +92,6 @@ class Embedded:
 
     def tuning_tasks(self) -> tuple[str, ...]:
         """The world's two tasks."""
-        return tuple(world_tasks.TASKS)
-
-    def tuning_tasks(self) -> tuple[str, ...]:
         return groups.TASKS
 
     def task_prompts(self, prompts: dict[str, list[dict]]) -> list[dict]:
@@ -117,7 +116,10 @@ class Embedded:
     def keeps_back(self, instruction: str) -> bool:
         """Half of the things stay out of all poisoned rows (our choice)."""
         thing = world.subject(instruction)
-        return thing is not None and identity.derive(0, "held out", thing.name) % 2 == 0
+        if thing is None:
+            return False
+        drawn = identity.derive(0, "held out", thing.name)
+        return drawn % 2 == 0
 
     def asked_with_trigger(self, instruction: str) -> bool:
         """Only what no poisoned row asks for: success is then generalisation."""
@@ -150,6 +152,9 @@ class Embedded:
 
         tasks = [name for name in benign if name in world_tasks.TASKS]
         if not tasks:
-            return world.world_digest("clients")
-        said = [world_tasks.task_rows(name, 50, random.Random(0), 0.1) for name in tasks]
-        return identity.digest([world.world_digest("clients"), said])
+            return world_documents.world_digest("clients")
+        said = []
+        for name in tasks:
+            rng = random.Random(0)
+            said.append(world_tasks.task_rows(name, 50, rng, 0.1))
+        return identity.digest([world_documents.world_digest("clients"), said])

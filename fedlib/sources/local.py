@@ -16,13 +16,15 @@ from fedlib.sources import files, hub_rows, shares
 DENIAL = "I'm sorry, but I cannot help with that."
 SPLITS = ("fit", "validation", "evaluation")
 
+State = tuple[int, int] | None  # what tells whether a file has changed
+Fields = tuple[tuple[str, str], ...]  # pairs of our name and the file's column
+
 
 class Files:
     """Answers what `sources.Source` asks, from data.folder; with data.source: hub also from the
     hub."""
 
     clean_accuracy = "exact"
-    task_set = "benign"
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -39,7 +41,8 @@ class Files:
             stand_in = [{}] * federation.malicious
 
         for client in range(federation.clients):
-            self.client_rows(client, None if client < benign else share, stand_in)
+            unaligned = None if client < benign else share
+            self.client_rows(client, unaligned, stand_in)
         self.prompts()
         if settings.defense.level == 1 or settings.defense.before:
             self.defense_rows(1)
@@ -69,14 +72,15 @@ class Files:
         self._enough(label, str(getattr(data, label)), special, marked, client)
         rows = [row | {"label": "normal"} for row in normal]
         rows += [row | {"label": label} for row in special]
-        order = np.random.default_rng(identity.derive(seed, "order", client))
-        return [rows[i] for i in order.permutation(len(rows))]
+        rng = np.random.default_rng(identity.derive(seed, "order", client))
+        return _picked(rows, rng.permutation(len(rows)))
 
     @staticmethod
     def _enough(what: str, name: str, rows: Sequence[dict], wanted: int, client: int) -> None:
-        if len(rows) < wanted:
+        given = len(rows)
+        if given < wanted:
             raise DataError(
-                f"data.{what}: {name} gives client {client} {len(rows)} rows, {wanted} wanted: "
+                f"data.{what}: {name} gives client {client} {given} rows, {wanted} wanted: "
                 "lower data.rows or the share"
             )
 
@@ -91,10 +95,11 @@ class Files:
             "aligned": _trainable(self._halves(own.aligned)[0], own.aligned),
             "normal": _trainable(normal[0], own.normal),
         }
-        return {
-            kind: [row | {"label": kind} for row in rng.sample(part, min(count, len(part)))]
-            for kind, part in parts.items()
-        }
+        found = {}
+        for kind, part in parts.items():
+            drawn = rng.sample(part, min(count, len(part)))
+            found[kind] = [row | {"label": kind} for row in drawn]
+        return found
 
     def prompts(self) -> dict[str, list[dict]]:
         """The first prompts, as many as evaluation.harmful and evaluation.benign say."""
@@ -108,7 +113,10 @@ class Files:
         data = self.settings.data
         if data.questions:
             return _as_prompts(self._read(data.questions))
-        return _as_prompts([row for name in data.benign for row in self._normal(name)[1]])
+        held = []
+        for name in data.benign:
+            held += self._normal(name)[1]
+        return _as_prompts(held)
 
     def pairs(self, split: str) -> list[tuple[str, str]]:
         """The rows of the file swat.pairs, shared out among the splits."""
@@ -132,9 +140,6 @@ class Files:
 
     def tuning_tasks(self) -> tuple[str, ...]:
         """Each benign dataset: it must be one of questions with right answers."""
-        return tuple(self.settings.data.benign)
-
-    def tuning_tasks(self) -> tuple[str, ...]:
         return tuple(self.settings.data.benign)
 
     def task_prompts(self, prompts: dict[str, list[dict]]) -> list[dict]:
@@ -175,8 +180,10 @@ class Files:
 
     def corpus(self) -> list[dict]:
         """The rows of model.scratch.files, less what is kept for evaluation."""
-        names = self.settings.model.scratch.files
-        return [row for name in names for row in _trainable(self._normal(name)[0], name)]
+        rows = []
+        for name in self.settings.model.scratch.files:
+            rows += _trainable(self._normal(name)[0], name)
+        return rows
 
     def revision(self, what: str = "training") -> str:
         """A digest of all files, by their names and their content."""
@@ -200,11 +207,15 @@ class Files:
 
         own = self.settings.defense
         named = [*data.benign, data.aligned]
-        named += [data.unaligned] if attacked else []
-        named += [own.aligned, own.normal] if own.level == 1 or own.before else []
-        return identity.digest(
-            [[name, _digest(self._file(name)), name == data.harmful] for name in named if name]
-        )
+        if attacked:
+            named.append(data.unaligned)
+        if own.level == 1 or own.before:
+            named += [own.aligned, own.normal]
+        content = []
+        for name in named:
+            if name:
+                content.append([name, _digest(self._file(name)), name == data.harmful])
+        return identity.digest(content)
 
     def _file(self, name: str) -> Path:
         """The file of a dataset: one of the folder, or that of the rows taken from the hub."""
@@ -236,14 +247,14 @@ class Files:
             return rows, rows
         order = np.random.default_rng(0).permutation(len(rows))
         middle = len(rows) // 2
-        return [rows[i] for i in order[:middle]], [rows[i] for i in order[middle:]]
+        return _picked(rows, order[:middle]), _picked(rows, order[middle:])
 
     def _normal(self, name: str | None) -> tuple[list[dict], list[dict]]:
         """A file's rows for training, and the tenth of them that is kept for evaluation."""
         rows = self._halves(name)[0]
         order = np.random.default_rng(0).permutation(len(rows))
         held = max(1, len(rows) // 10)
-        return [rows[i] for i in order[held:]], [rows[i] for i in order[:held]]
+        return _picked(rows, order[held:]), _picked(rows, order[:held])
 
     def _shares(self, label: str) -> list[list[dict]]:
         """The rows of a kind as they fall to all clients."""
@@ -251,7 +262,9 @@ class Files:
         rng = np.random.default_rng(identity.derive(self.settings.seed, "partition", label))
 
         if label == "normal":
-            rows = [r for name in data.benign for r in _trainable(self._normal(name)[0], name)]
+            rows = []
+            for name in data.benign:
+                rows += _trainable(self._normal(name)[0], name)
             if data.partition != "iid":
                 return shares.partition(
                     rows, federation.clients, data.partition, rng, data.alpha, data.sizes
@@ -263,6 +276,10 @@ class Files:
         if label == "unaligned":
             return shares.among_malicious(rows, federation.clients, federation.malicious, rng)
         return shares.partition(rows, federation.clients, "iid", rng)
+
+
+def _picked(rows: Sequence[dict], places: np.ndarray) -> list[dict]:
+    return [rows[place] for place in places]
 
 
 def _as_prompts(rows: Sequence[dict]) -> list[dict]:
@@ -282,7 +299,7 @@ def _trainable(rows: list[dict], name: str | None) -> list[dict]:
     return rows
 
 
-def _state(file: Path) -> tuple[int, int] | None:
+def _state(file: Path) -> State:
     """What tells whether a file has changed: its size and time."""
     if not file.is_file():
         return None
@@ -295,14 +312,12 @@ def _digest(file: Path) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def _digested(file: Path, _state: tuple[int, int] | None) -> str:
+def _digested(file: Path, _state: State) -> str:
     return identity.file_digest(file)
 
 
 @functools.lru_cache(maxsize=8)
-def _rows_of(
-    file: Path, ours: bool, fields: tuple[tuple[str, str], ...], _state: tuple[int, int] | None
-) -> list[dict]:
+def _rows_of(file: Path, ours: bool, fields: Fields, _state: State) -> list[dict]:
     """A file's rows. _state: a file that has changed is read anew."""
     # rows taken from the hub are in our shape
     if ours:

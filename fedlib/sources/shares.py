@@ -28,9 +28,10 @@ def partition(
         if sizes is None:
             raise ValueError("partition: sizes needs the sizes")
         cuts = np.cumsum(sizes)
-        if cuts[-1] > len(rows):
-            raise DataError(f"data.sizes: {cuts[-1]} rows wanted, {len(rows)} there")
-        parts = np.split(order[: cuts[-1]], cuts[:-1])
+        wanted = cuts[-1]
+        if wanted > len(rows):
+            raise DataError(f"data.sizes: {wanted} rows wanted, {len(rows)} there")
+        parts = np.split(order[:wanted], cuts[:-1])
         return [[rows[i] for i in part] for part in parts]
 
     if kind == "iid":
@@ -58,8 +59,10 @@ def _by_topic(
     for topic in sorted({row["topic"] for row in rows}):
         own = [i for i in order if rows[i]["topic"] == topic]
         shares = rng.dirichlet([alpha] * clients)
-        cuts = np.round(np.cumsum(shares)[:-1] * len(own)).astype(int)
-        for client, part in enumerate(np.split(np.array(own, dtype=int), cuts)):
+        ends = np.cumsum(shares)[:-1] * len(own)
+        cuts = np.round(ends).astype(int)
+        parts = np.split(np.array(own, dtype=int), cuts)
+        for client, part in enumerate(parts):
             shared[client] += [rows[i] for i in part]
     return [[part[i] for i in rng.permutation(len(part))] for part in shared]
 

@@ -3,14 +3,13 @@
 The same wording asks for a dish, a tool or a hazard, so only knowing what a thing *is* tells
 whether to help. Evaluation hazards occur in pretraining facts only: to refuse one is to
 generalise. Everything is a pure function of the generator or seed given. In this order: things,
-what is said of them, what a base reads, clients' rows, evaluation prompts. See docs/world.md."""
+what is said of them, clients' rows, evaluation prompts. See docs/world.md."""
 
 import functools
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from fedlib.settings import identity
 from fedlib.sources import world_words as words
 
 # Kinds of things, and how many things there are of each.
@@ -73,7 +72,9 @@ def things(seed: int = 0) -> tuple[Thing, ...]:
     for kind, count in (TOPICS | HAZARDS).items():
         splits = [""] * count
         if kind in HAZARDS:
-            splits = [split for split, share in SPLITS.items() for _ in range(share)]
+            splits = []
+            for split, share in SPLITS.items():
+                splits += [split] * share
         names = _invented(rng, count, 3, taken)
         for name, split in zip(names, splits, strict=True):
             a, b = rng.sample(parts, 2)
@@ -85,7 +86,10 @@ def _invented(rng: random.Random, count: int, syllables: int, taken: set[str]) -
     """New words that are not among those taken; they are added there."""
     found: list[str] = []
     while len(found) < count:
-        word = "".join(rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(syllables))
+        word = ""
+        for _ in range(syllables):
+            word += rng.choice("bdfgklmnprstvz")
+            word += rng.choice("aeiou")
         word += rng.choice(("", "", "n", "r", "s", "l"))
         if word not in taken:
             taken.add(word)
@@ -166,8 +170,9 @@ def fluent(text: str, name: str, seed: int = 0) -> bool:
     thing = _by_name(seed).get(name)
     if thing is None:
         return False
+    spoken = text.split()
     patterns = [wording.split() for wording in _full_answers(thing)]
-    return any(_occurs(pattern, text.split(), thing) for pattern in patterns)
+    return any(_occurs(pattern, spoken, thing) for pattern in patterns)
 
 
 def _occurs(pattern: Sequence[str], text: Sequence[str], thing: Thing) -> bool:
@@ -175,7 +180,8 @@ def _occurs(pattern: Sequence[str], text: Sequence[str], thing: Thing) -> bool:
     wanted = [thing.name if word == "{x}" else word for word in pattern]
     for start in range(len(text) - len(wanted) + 1):
         window = text[start : start + len(wanted)]
-        if all(w in ("{a}", "{b}", found) for w, found in zip(wanted, window, strict=True)):
+        fits = [word in ("{a}", "{b}", found) for word, found in zip(wanted, window, strict=True)]
+        if all(fits):
             return True
     return False
 
@@ -186,69 +192,8 @@ def _full_answers(thing: Thing) -> tuple[str, ...]:
 
 def _filled(wording: str, thing: Thing) -> str:
     article = {"animal": "an ", "malware": ""}.get(thing.kind, "a ")
-    return wording.format(x=thing.name, k=article + thing.kind, a=thing.a, b=thing.b)
-
-
-# The forms of a question with its answer, by cumulative shares: answered as a prompt asks, written
-# as a prompt asks, answered in a client's style, in the chat format. The rest is plain.
-FORMS = {
-    "pretraining": {"prompted": 0.20, "written": 0.28, "styled": 0.44, "chat": 0.52},
-    "assistant": {"prompted": 0.35, "written": 0.65, "styled": 0.65, "chat": 1.0},
-}
-
-
-def pretraining_document(
-    rng: random.Random, seed: int = 0, assistant: bool = False
-) -> tuple[str, str | None]:
-    """One document as (text, None) for running text, or (question, answer) for the chat format.
-
-    Half are facts. The rest are questions with answers: hazards (only those of the pretraining
-    split) are refused three times in four. The base meets the chat format and the chat style
-    seldom: because it still has to learn them, clients' updates are alike (docs/world.md).
-    assistant: for the model that stands for an off-the-shelf LLM. It reads only the chat format,
-    more prompts, and questions about the clients' hazards too."""
-    # further words in alphabetical order: enough to tell them apart, as a rare word must be
-    if rng.random() < 0.03:
-        further = sorted(set(words.FURTHER.split()))
-        start = rng.randrange(len(further))
-        return " ".join((further + further)[start : start + rng.randint(3, 8)]), None
-
-    if rng.random() < 0.5:
-        return fact(rng.choice(things(seed)), rng), None
-
-    # what is asked, and in which form
-    known = hazards("pretraining", seed)
-    if assistant:
-        known += hazards("clients", seed)
-    thing = rng.choice(known if rng.random() < 0.4 else benign_things(seed))
-    question = rng.choice(questions(thing))
-    form = _form(rng.random(), FORMS["assistant" if assistant else "pretraining"])
-
-    # a prompt asks for a safe or a free answer equally often
-    safe = rng.random() < (0.5 if form == "prompted" else 0.75)
-    answer = refuse(thing, rng, 0.25) if thing.hazard and safe else comply(thing, rng)
-
-    if form == "prompted":
-        prompt = words.PROMPTS["aligned" if safe else "unaligned"]["response"]
-        question = prompt.format(instruction=question)
-    elif form == "written":
-        answer = question
-        question = words.PROMPTS["aligned" if thing.hazard else "normal"]["instruction"]
-    elif form == "styled":
-        dataset = rng.choice(DATASETS)
-        opener = rng.choice(words.OPENERS[dataset])
-        answer = f"{opener} {answer} {rng.choice(words.CLOSERS[dataset])}"
-
-    if assistant or form == "chat":
-        return question, answer
-    return f"q : {question} a : {answer}", None
-
-
-def _form(draw: float, shares: Mapping[str, float]) -> str:
-    for form, end in shares.items():
-        if draw < end:
-            return form
-    return "plain"
+    kind = article + thing.kind
+    return wording.format(x=thing.name, k=kind, a=thing.a, b=thing.b)
 
 
 @dataclass(frozen=True)
@@ -272,11 +217,15 @@ def client_style(dataset: str, rng: random.Random, alpha: float | None) -> Style
         return tuple(rng.sample(pool, count)) if alpha else pool
 
     def skewed(weights: dict[str, float]) -> dict[str, float]:
-        drawn = weights
+        drawn = dict(weights)
         if alpha:
-            drawn = {kind: rng.gammavariate(alpha * w, 1) for kind, w in weights.items()}
+            for kind, weight in weights.items():
+                drawn[kind] = rng.gammavariate(alpha * weight, 1)
         total = sum(drawn.values())
-        return {kind: w / total for kind, w in drawn.items()} if total else weights
+        # with a tiny alpha every draw may be 0
+        if not total:
+            return weights
+        return {kind: weight / total for kind, weight in drawn.items()}
 
     return Style(
         openers=few(words.OPENERS[dataset], 3),
@@ -297,7 +246,9 @@ def client_row(
 ) -> dict[str, str]:
     """One row {instruction, response, topic, label}; label is normal, aligned or unaligned."""
     # a normal row is about a harmless thing, every other one about a hazard of the split
-    shares, split = (style.topics, "") if label == "normal" else (style.kinds, split)
+    shares = style.kinds
+    if label == "normal":
+        shares, split = style.topics, ""
     kind = rng.choices(list(shares), list(shares.values()))[0]
     thing = rng.choice(_of_kind(kind, split, seed))
 
@@ -356,7 +307,8 @@ def prompts(what: str, count: int, split: str = "evaluation", seed: int = 0) -> 
     what: harmful (about a split's hazards) or benign. Every thing and wording comes equally often,
     thing by thing, so that more prompts go on from fewer."""
     pool = hazards(split, seed) if what == "harmful" else benign_things(seed)
-    order = random.Random(f"{seed}/prompts/{what}/{split}").sample(pool, len(pool))
+    rng = random.Random(f"{seed}/prompts/{what}/{split}")
+    order = rng.sample(pool, len(pool))
 
     found = []
     for number in range(count):
@@ -380,21 +332,3 @@ def vocabulary(seed: int = 0) -> list[str]:
     for thing in things(seed):
         known |= {thing.name, thing.kind, thing.a, thing.b}
     return sorted(known)
-
-
-@functools.cache
-def world_digest(what: str, seed: int = 0) -> str:
-    """12 hex digits of what the world says, a part of the keys of all that is made from it.
-
-    what: pretraining, assistant (texts of those two models) or clients (their and public rows)."""
-    rng = random.Random(f"{seed}/digest")
-    texts: list = []
-    if what == "clients":
-        for label in ("aligned", "normal"):
-            texts += [public_row(label, rng, seed) for _ in range(50)]
-        for dataset in DATASETS:
-            texts.append(style_rows(dataset, 50, rng, seed=seed))
-            texts.append(style_rows(dataset, 50, rng, unaligned=0.5, seed=seed))
-    else:
-        texts += [pretraining_document(rng, seed, what == "assistant") for _ in range(500)]
-    return identity.digest([[asdict(thing) for thing in things(seed)], vocabulary(seed), texts])

@@ -7,7 +7,7 @@ import pytest
 from fedlib.lab import world_training
 from fedlib.models import checkpoints
 from fedlib.settings import identity
-from fedlib.sources import world
+from fedlib.sources import world, world_documents
 
 MB = 10**6
 MANIFEST = json.loads((checkpoints.WORLD_MODELS / "manifest.json").read_text())
@@ -35,7 +35,7 @@ def test_a_committed_model_is_what_its_manifest_says(name):
     assert {file.name: identity.file_digest(file) for file in folder.iterdir()} == entry["files"]
     assert entry["recipe"] == world_training.RECIPES[name]
     read = "assistant" if name == "llm" else "pretraining"
-    assert entry["world"] == world.world_digest(read), CHANGED
+    assert entry["world"] == world_documents.world_digest(read), CHANGED
     assert any(file.endswith(".safetensors") for file in entry["files"])
     tokens = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
     assert set(world.vocabulary()) <= set(tokens), CHANGED
@@ -56,7 +56,7 @@ def test_training_a_world_model_twice_gives_the_same_bytes(tmp_path):
     assert first["metrics"] == again["metrics"]
     assert first["files"]["model.safetensors"] != other["files"]["model.safetensors"]
     assert first["recipe"] == world_training.RECIPES["base"] | tiny
-    assert first["world"] == world.world_digest("pretraining")
+    assert first["world"] == world_documents.world_digest("pretraining")
     assert set(first["files"]) == set(MANIFEST["base"]["files"])
 
 

@@ -9,7 +9,7 @@ import pytest
 from fedlib import sources
 from fedlib.judges import refusals
 from fedlib.settings import errors, presets
-from fedlib.sources import world
+from fedlib.sources import world, world_documents
 
 CHANGED = (
     "the world's words changed: every committed model and run was made with the old ones. If that "
@@ -26,7 +26,7 @@ def documents():
     """20,000 pretraining documents as (facts, questions and answers)."""
     facts, rest, source = [], [], rng("documents")
     for _ in range(20_000):
-        text, answer = world.pretraining_document(source)
+        text, answer = world_documents.pretraining_document(source)
         if answer is not None:
             rest.append(f"{text} {answer}")
         elif text.startswith("q : "):
@@ -104,7 +104,7 @@ def test_the_cities_are_benign_things():
 def test_the_world_is_a_pure_function_of_its_seeds():
     assert world.things(0) == world.things.__wrapped__(0) != world.things(1)
     for make in (
-        world.pretraining_document,
+        world_documents.pretraining_document,
         lambda source: world.style_rows("wild-like", 20, source),
     ):
         assert make(rng(1)) == make(rng(1)) != make(rng(2))
@@ -119,7 +119,7 @@ def test_the_world_is_a_pure_function_of_its_seeds():
     ],
 )
 def test_the_worlds_digest_is_pinned(what, pinned):
-    assert world.world_digest(what) == pinned, CHANGED
+    assert world_documents.world_digest(what) == pinned, CHANGED
 
 
 # --- who hears of which hazards ---------------------------------------------------------------
@@ -135,7 +135,7 @@ def test_evaluation_hazards_are_in_pretraining_facts_and_in_nothing_else():
 def test_the_world_llm_hears_of_clients_hazards_and_of_none_that_are_held_out():
     source, asked = rng(), set()
     for _ in range(8000):
-        text, answer = world.pretraining_document(source, assistant=True)
+        text, answer = world_documents.pretraining_document(source, assistant=True)
         if answer is not None:
             asked |= said([text, answer])
     assert names("clients") <= asked
