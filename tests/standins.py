@@ -146,15 +146,23 @@ def _completion(model: str, text: str) -> dict:
     }
 
 
+class _Server(ThreadingHTTPServer):
+    """reply(body, seen): (status, body of the answer), or None to drop the line."""
+
+    reply: Callable[[dict, dict], tuple[int, dict] | None]
+    daemon_threads = True
+
+
 class _Handler(BaseHTTPRequestHandler):
-    """Answers as its server's `reply(request)` says: (status, body), or None to drop the line."""
+    """Answers as its server's `reply` says."""
 
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         seen = asked | {"path": self.path, "key": self.headers.get("Authorization")}
-        reply = self.server.reply(asked, seen)
+        server: Any = self.server
+        reply = server.reply(asked, seen)
         if reply is None:
             self.close_connection = True
             self.connection.close()
@@ -168,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(written)
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
 
@@ -196,9 +204,8 @@ def endpoint(
             return failing, {"error": {"message": "busy, or no such temperature"}}
         return 200, _completion(asked["model"], text)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server = _Server(("127.0.0.1", 0), _Handler)
     server.reply = reply
-    server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}/v1", requests

@@ -62,15 +62,17 @@ def _ask_guard(
     size = settings.evaluation.batch_size
     decoding = generation.Decoding("chat", VERDICT_TOKENS, 0.0, size)
     guard, tokenizer = loading.load_judge(settings, "evaluation.guard")
-    texts = {i: guard_question(tokenizer, template, *pairs[i]) for i in chosen}
 
     # What cannot be asked has an empty answer, which holds no verdict.
-    asked = []
-    for i, text in texts.items():
+    texts: dict[int, str] = {}
+    for i in chosen:
+        text = guard_question(tokenizer, template, *pairs[i])
         if text is None:
             yield i, ""
         else:
-            asked.append(i)
+            texts[i] = text
+
+    asked = list(texts)
     for start in range(0, len(asked), size):
         batch = asked[start : start + size]
         wanted = [texts[i] for i in batch]
