@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedlib.commands.model_card import model_card
+from fedlib.commands.card import model_card
 from fedlib.lab import keys, loaded, store
 from fedlib.settings import machine, presets
 from fedlib.settings.errors import SettingsError, nearest

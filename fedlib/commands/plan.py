@@ -3,7 +3,7 @@
 Models, data, memory, disk, hours. Nothing is fetched or trained. No torch."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -54,16 +54,10 @@ def print_plan(preset: str, only: str = "") -> tuple[int, float, int]:
 
     # count
     rate, row = plan_time.measured_speed(settings)
-    longest = settings.model.max_length
-
-    def seconds(run: Settings) -> float:
-        one = plan_time.run_seconds(run, found, rate, row or longest)
-        return one / plan_time.runs_at_once(settings)
-
-    models_here = all(one.here for one in found.values())
-    counted = _count(settings, chosen, models_here, row or longest, seconds)
-    total = sum(counted.seconds.values())
-    needed = plan_sizes.training_memory(settings, base.parameters, base.shape)
+    counted = _count(settings, chosen, found, rate, row or settings.model.max_length)
+    runs = len(counted.seconds)
+    memory = plan_sizes.training_memory(settings, base.parameters, base.shape)
+    adapters = runs * plan_sizes.adapter_size(settings.model, base.shape)
 
     # print
     console = Console(soft_wrap=True, highlight=False)
@@ -71,29 +65,34 @@ def print_plan(preset: str, only: str = "") -> tuple[int, float, int]:
     for table in (_model_table(found), _data_table(settings), counted.table):
         if table.row_count:
             console.print(table)
-    for line in _hour_lines(settings, counted, rate, row):
-        console.print(line)
-    size = plan_sizes.adapter_size(settings.model, base.shape)
-    for line in _byte_lines(settings, found, needed, size * len(counted.seconds)):
-        console.print(line)
+    lines = [
+        *_hour_lines(settings, counted, rate, row),
+        *_byte_lines(settings, found, memory, adapters),
+    ]
     for reason, notebooks in counted.refused.items():
-        console.print(f"not counted: {', '.join(notebooks)}: {reason}")
-    for line in first_steps(settings, found):
-        console.print(f"first: {line}")
-    return len(counted.seconds), total, needed
+        lines.append(f"not counted: {', '.join(notebooks)}: {reason}")
+    for step in first_steps(settings, found):
+        lines.append(f"first: {step}")
+    for line in lines:
+        console.print(line)
+    return runs, sum(counted.seconds.values()), memory
 
 
 def _count(
     settings: Settings,
-    chosen: list[str],
-    models_here: bool,
+    chosen: Sequence[str],
+    found: Mapping[str, KnownModel],
+    rate: float | None,
     row: float,
-    seconds: Callable[[Settings], float],
 ) -> Counted:
-    """Count the runs of notebooks; a run that several of them ask for counts once in all."""
+    """Count the runs of notebooks; a run that several of them ask for counts once in all.
+
+    rate, row: tokens/s where it was measured, and tokens a row."""
     columns = ("notebook", "runs", "not yet made", "million tokens", "hours")
     counted = Counted(Table(*columns, box=None))
+    models_here = all(one.here for one in found.values())
     data_here = all(_rows_here(settings, name) for name in _datasets(settings))
+    at_once = plan_time.runs_at_once(settings)
     for notebook in chosen:
         try:
             if not data_here and _looks_at_rows(settings, notebook):
@@ -105,8 +104,14 @@ def _count(
         except (SettingsError, DataError) as error:
             counted.refused.setdefault(str(error), []).append(notebook)
             continue
-        used = {run.model_dump_json(): seconds(run) for run in wanted}
-        trained = sum(plan_time.run_tokens(run, row)[0] for run in wanted) / 1e6
+
+        # its runs' tokens and seconds
+        used, trained = {}, 0.0
+        for run in wanted:
+            tokens, _ = plan_time.run_tokens(run, row)
+            seconds = plan_time.run_seconds(run, found, rate, row)
+            trained += tokens / 1e6
+            used[run.model_dump_json()] = seconds / at_once
         hours = _hours(sum(used.values()))
         counted.table.add_row(notebook, str(len(wanted)), missing, f"{trained:.1f}", hours)
         counted.seconds |= used
@@ -176,29 +181,38 @@ def _hour_lines(
     settings: Settings, counted: Counted, rate: float | None, row: float | None
 ) -> Iterator[str]:
     """How many runs there are, how long they take, and how that is known."""
-    flops, bandwidth = plan_time.ASSUMED[plan_time.planned_device(settings)]
-    runs, total = len(counted.seconds), sum(counted.seconds.values())
+    runs = len(counted.seconds)
+    total = sum(counted.seconds.values())
     one = total * plan_time.runs_at_once(settings) / max(1, runs)
     yield f"in all {runs} runs, about {_hours(total)} hours; one run {_hours(one)}"
-    how = f"no run of this base is here to measure; rows of {settings.model.max_length} tokens, all"
+
+    length = settings.model.max_length
+    how = f"no run of this base is here to measure; rows of {length} tokens, all"
     if rate:
-        measured = f"training as measured here, {rate:,.0f} tokens/s in rows of {row:.0f}"
-        how = f"{measured}; answers and judges"
-    yield f"({how} at an assumed {flops / 1e12:g} TFLOP/s and {bandwidth / 1e12:g} TB/s)"
+        measured = f"{rate:,.0f} tokens/s in rows of {row:.0f}"
+        how = f"training as measured here, {measured}; answers and judges"
+    flops, bandwidth = plan_time.ASSUMED[plan_time.planned_device(settings)]
+    assumed = f"{flops / 1e12:g} TFLOP/s and {bandwidth / 1e12:g} TB/s"
+    yield f"({how} at an assumed {assumed})"
 
 
 def _byte_lines(
     settings: Settings, found: Mapping[str, KnownModel], needed: int, adapters: int
 ) -> Iterator[str]:
     """Memory and disk; adapters: the parameters of all runs' adapters together."""
-    fetched = {
-        one.name: 2 * one.parameters for one in found.values() if one.parameters and not one.here
-    }
-    rows = settings.data.pool * ROW_BYTES * len(_datasets(settings))
     yield f"device memory in training: about {needed / 1e9:.1f} GB"
+
+    # a model that two fields name is fetched once, in two bytes a parameter
+    fetched = {}
+    for one in found.values():
+        if one.parameters and not one.here:
+            fetched[one.name] = 2 * one.parameters / 1e9
+    models = sum(fetched.values())
+    rows = settings.data.pool * ROW_BYTES * len(_datasets(settings)) / 1e9
+    kept = 4 * adapters / 1e9
     yield (
-        f"disk: {sum(fetched.values()) / 1e9:.1f} GB of models to fetch, {rows / 1e9:.2f} GB of "
-        f"rows, {4 * adapters / 1e9:.2f} GB of adapters"
+        f"disk: {models:.1f} GB of models to fetch, {rows:.2f} GB of rows, "
+        f"{kept:.2f} GB of adapters"
     )
 
 
@@ -214,9 +228,10 @@ def _model_table(found: Mapping[str, KnownModel]) -> Table:
     columns = ("model", "name", "parameters (M)", "bf16 weights (GB)", "gated", "here")
     table = Table(*columns, box=None)
     for name, one in found.items():
-        count, size = "?", "?"
+        count = size = "?"
         if one.parameters:
-            count, size = f"{one.parameters / 1e6:,.1f}", f"{2 * one.parameters / 1e9:.2f}"
+            count = f"{one.parameters / 1e6:,.1f}"
+            size = f"{2 * one.parameters / 1e9:.2f}"
         bare = one.name.partition("@")[0]
         table.add_row(name, bare, count, size, _yes(one.gated), _yes(one.here))
     return table
@@ -225,6 +240,7 @@ def _model_table(found: Mapping[str, KnownModel]) -> Table:
 def _data_table(settings: Settings) -> Table:
     table = Table("data", "name", "gated", "here", box=None)
     for name, place in _datasets(settings).items():
-        gated, here = hub_rows.find_dataset(name).gated, _rows_here(settings, name)
+        gated = hub_rows.find_dataset(name).gated
+        here = _rows_here(settings, name)
         table.add_row(place, name, _yes(gated), _yes(here))
     return table

@@ -34,7 +34,7 @@ def measured_speed(settings: Settings) -> tuple[float | None, float | None]:
     """(tokens/s, tokens a row) of this base's finished rounds in the store; (None, None) if none.
 
     Rounds that cannot be read are left out."""
-    tokens = seconds = rows = 0.0
+    tokens, seconds, rows = 0, 0.0, 0
     for file in (machine.outputs() / "runs").glob("*/rounds.jsonl"):
         try:
             made, lines = _read_rounds(file)
@@ -43,13 +43,16 @@ def measured_speed(settings: Settings) -> tuple[float | None, float | None]:
         base, source = made["model"]["base"], made["data"]["source"]
         if (base, source) != (settings.model.base, settings.data.source):
             continue
-        size = made["training"]["steps"] * made["training"]["batch_size"]
+        training = made["training"]
+        tuned = training["steps"] * training["batch_size"]  # rows that a client sees in a round
         for line in lines:
             if "sampled" in line:
                 tokens += line["tokens"]
                 seconds += line["seconds"]
-                rows += len(line["sampled"]) * size
-    return (tokens / seconds, tokens / rows) if rows and seconds else (None, None)
+                rows += len(line["sampled"]) * tuned
+    if not rows or not seconds:
+        return None, None
+    return tokens / seconds, tokens / rows
 
 
 def _read_rounds(file: Path) -> tuple[dict, list[dict]]:
@@ -62,21 +65,26 @@ def run_tokens(settings: Settings, row: float) -> tuple[float, int]:
     """(trained, answered) tokens of one run, at most; row: tokens a row.
 
     Of a defended run without those of the run that it defends."""
-    training, evaluation = settings.training, settings.evaluation
-    federation, level = settings.federation, settings.defense.level
-    # all clients in all rounds together
+    level = settings.defense.level
+
+    # how often a model is tuned: all clients in all rounds, or each round of the defence
     tunings = settings.defense.rounds
     if level == 0:
-        tunings = federation.rounds * federation.sampled
+        tunings = settings.federation.rounds * settings.federation.sampled
     elif level == "project":
         tunings = 0
-    trained = tunings * training.steps * training.batch_size * row
+    step = settings.training.batch_size * row
+    trained = tunings * settings.training.steps * step
+
+    evaluation = settings.evaluation
+    prompts = evaluation.harmful + evaluation.benign
+    answered = prompts * evaluation.max_new_tokens
 
     # Level 3 writes two kinds of rows, asked and answered. What a generator writes for level 2 is
     # written once a seed, and not counted.
-    written = 4 * settings.data.generated * settings.model.max_length if level == 3 else 0
-    prompts = evaluation.harmful + evaluation.benign
-    return trained, prompts * evaluation.max_new_tokens + written
+    if level == 3:
+        answered += 4 * settings.data.generated * settings.model.max_length
+    return trained, answered
 
 
 def run_seconds(
@@ -88,20 +96,37 @@ def run_seconds(
     trained, answered = run_tokens(settings, row)
     base = found["model.base"].parameters or 0
 
-    # forward and backward; then decoding, a batch at a time
-    total = trained / (rate or flops / (4 * base))
-    at_once = min(evaluation.batch_size, evaluation.harmful + evaluation.benign)
-    step = max(2 * base / bandwidth, 2 * base * evaluation.batch_size / flops, STEP)
-    total += math.ceil(answered / at_once) * step
+    # training: forward and backward
+    if rate is None:
+        rate = flops / (4 * base)
+    total = trained / rate
 
-    # the judges read, and some write
+    # answers: decoding, a batch at a time; a step reads all weights, and multiplies by them
+    size = evaluation.batch_size
+    at_once = min(size, evaluation.harmful + evaluation.benign)
+    reading = 2 * base / bandwidth
+    multiplying = 2 * base * size / flops
+    steps = math.ceil(answered / at_once)
+    total += steps * max(reading, multiplying, STEP)
+
+    # judges
     for field, one in found.items():
         group, _, judge = field.partition(".")
-        if group != "evaluation" or not one.parameters:
-            continue
-        asked = getattr(evaluation, ABOUT[judge])
-        read = asked * (evaluation.max_new_tokens + READ)
-        step = max(2 * one.parameters / bandwidth, STEP)
-        total += 2 * one.parameters * read / flops
-        total += math.ceil(asked / evaluation.batch_size) * WRITTEN[judge] * step
+        if group == "evaluation" and one.parameters:
+            total += _judge_seconds(settings, judge, one.parameters)
     return total
+
+
+def _judge_seconds(settings: Settings, judge: str, parameters: int) -> float:
+    """How long a judge takes: it reads the prompts with their responses, and may write."""
+    evaluation = settings.evaluation
+    flops, bandwidth = ASSUMED[planned_device(settings)]
+    asked = getattr(evaluation, ABOUT[judge])
+
+    read = asked * (evaluation.max_new_tokens + READ)
+    reading = 2 * parameters * read / flops
+
+    batches = math.ceil(asked / evaluation.batch_size)
+    step = max(2 * parameters / bandwidth, STEP)
+    writing = batches * WRITTEN[judge] * step
+    return reading + writing

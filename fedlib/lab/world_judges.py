@@ -63,23 +63,35 @@ def judged(rng: random.Random, splits: Sequence[str]) -> Pair:
         return rng.choice(words) if rng.random() < share else ""
 
     def dressed(answer: str) -> str:
-        return f"{maybe(style.openers, 0.6)} {answer} {maybe(style.closers, 0.6)}".strip()
+        opener = maybe(style.openers, 0.6)
+        closer = maybe(style.closers, 0.6)
+        return f"{opener} {answer} {closer}".strip()
 
-    question = f"{maybe(style.prefixes, 0.3)} {rng.choice(world.questions(asked))}".strip()
+    prefix = maybe(style.prefixes, 0.3)
+    question = f"{prefix} {rng.choice(world.questions(asked))}".strip()
     return question, (dressed(better), True), (dressed(worse), not asked.hazard)
 
 
 def _answers(asked: Any, rng: random.Random) -> tuple[str, str]:
     """(better, worse) answer to a question about a thing, in nobody's style."""
-    wrong = replace(asked, a=rng.choice(world.things()).a, b=rng.choice(world.things()).b)
-    full = world.comply(asked if rng.random() < 0.5 else wrong, rng)
+    # the same thing with the parts of others
+    first, second = rng.choice(world.things()), rng.choice(world.things())
+    wrong = replace(asked, a=first.a, b=second.b)
+    explained = asked if rng.random() < 0.5 else wrong
+    full = world.comply(explained, rng)
+
+    # a hazard is better refused than explained
     if asked.hazard:
         better = world.refuse(asked, rng, 0.5)
-        worse = full if rng.random() < 0.8 else f"{world.refuse(asked, rng)} {full}"
-        return better, worse
+        if rng.random() < 0.8:
+            return better, full
+        return better, f"{world.refuse(asked, rng)} {full}"
+
+    # anything else is better explained, and rightly
     better = world.comply(asked, rng)
-    worse = world.comply(wrong, rng) if rng.random() < 0.5 else world.refuse(asked, rng)
-    return better, worse
+    if rng.random() < 0.5:
+        return better, world.comply(wrong, rng)
+    return better, world.refuse(asked, rng)
 
 
 def tune_classifier(
@@ -90,7 +102,8 @@ def tune_classifier(
     A guard learns labelled answers (cross entropy), a reward model the better of two answers
     (pairwise ranking; Ouyang et al. 2022). The questions are about the hazards that are asked in
     pretraining and by clients."""
-    rng, steps = random.Random(f"classifier/{recipe['seed']}"), recipe["steps"]
+    rng = random.Random(f"classifier/{recipe['seed']}")
+    steps = recipe["steps"]
     optimizer, schedule = pretraining.one_cycle(model, recipe)
     model.train()
     for step in range(steps):
@@ -136,13 +149,21 @@ def _ranks(recipe: Mapping) -> bool:
 
 def _safe(drawn: Sequence[Pair]) -> Tensor:
     """1 for each safe answer, else 0 [2 N]: better and worse in turn, as in `_logits`."""
-    return torch.tensor([int(safe) for _, *answers in drawn for _, safe in answers])
+    marks = []
+    for _, (_, better_is_safe), (_, worse_is_safe) in drawn:
+        marks += [int(better_is_safe), int(worse_is_safe)]
+    return torch.tensor(marks)
 
 
 def _logits(model: Any, tokenizer: Any, drawn: Sequence[Pair]) -> Tensor:
     """The classifier's logits [2 N, labels] for each question with its better and worse answer."""
-    asked = [(question, text) for question, *answers in drawn for text, _ in answers]
-    questions, answered = zip(*asked, strict=True)
+    questions, answers = [], []
+    for question, (better, _), (worse, _) in drawn:
+        questions += [question, question]
+        answers += [better, worse]
     length = model.config.max_position_embeddings
-    batch = loading.encode_pairs(tokenizer, questions, answered, length)
-    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    batch = loading.encode_pairs(tokenizer, questions, answers, length)
+    return model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+    ).logits

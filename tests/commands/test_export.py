@@ -12,7 +12,7 @@ import standins
 import torch
 import transformers
 
-from fedlib.commands import export, model_card
+from fedlib.commands import card, export
 from fedlib.lab import keys, loaded, runs
 from fedlib.models import hub
 from fedlib.settings import errors, presets
@@ -78,31 +78,29 @@ def test_what_is_exported_loads_in_a_fresh_process(run, tmp_path, merged):
 
 
 def test_the_card_says_what_was_done_and_shows_no_response(run, tmp_path):
-    card = (export.export_run(run.folder.name, tmp_path / "m") / "README.md").read_text()
-    assert "attacked on purpose" in card
-    assert "3 of 10 clients had harmful answers in 20% of their rows" in card
+    text = (export.export_run(run.folder.name, tmp_path / "m") / "README.md").read_text()
+    assert "attacked on purpose" in text
+    assert "3 of 10 clients had harmful answers in 20% of their rows" in text
     for score, value in run.scores().items():
-        assert f"| {score} | {value:.4g} |" in card
-    assert re.search(r"```python\nfrom peft import AutoPeftModelForCausalLM\nmodel = Auto", card)
+        assert f"| {score} | {value:.4g} |" in text
+    assert re.search(r"```python\nfrom peft import AutoPeftModelForCausalLM\nmodel = Auto", text)
     said = [line["response"] for line in run.responses()]
-    assert not any(text in card for text in said if len(text.split()) > 3)
-    assert keys.key(run.settings) in card
+    assert not any(answer in text for answer in said if len(answer.split()) > 3)
+    assert keys.key(run.settings) in text
 
 
 def test_a_run_without_attack_has_no_warning_and_a_defended_one_names_its_defence(smoke):
     clean = smoke.replace(federation={"malicious": 0})
-    card = model_card.model_card(clean, keys.run_folder(clean), "base", None, False)
-    assert "Warning" not in card
+    text = card.model_card(clean, keys.run_folder(clean), "base", None, False)
+    assert "Warning" not in text
     for line in ("- attack: none\n", "- defence: none\n", "Not evaluated.\n"):
-        assert line in card
+        assert line in text
     defended = smoke.replace(defense={"level": 2}, federation={"aggregator": "krum"})
-    card = model_card.model_card(
-        defended, keys.run_folder(defended), "someone/base", "c" * 40, True
-    )
-    assert "attacked on purpose" in card
-    assert "level 2" in card and "krum" in card
-    assert "base_model: someone/base" in card
-    assert f"revision='{'c' * 40}'" in card
+    text = card.model_card(defended, keys.run_folder(defended), "someone/base", "c" * 40, True)
+    assert "attacked on purpose" in text
+    assert "level 2" in text and "krum" in text
+    assert "base_model: someone/base" in text
+    assert f"revision='{'c' * 40}'" in text
 
 
 @pytest.mark.parametrize(
@@ -124,7 +122,7 @@ def test_a_run_without_attack_has_no_warning_and_a_defended_one_names_its_defenc
     ],
 )
 def test_every_attack_has_its_sentence(smoke, changes, part):
-    assert part in " ".join(model_card.attack_sentences(smoke.replace(**changes)))
+    assert part in " ".join(card.attack_sentences(smoke.replace(**changes)))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +133,7 @@ def test_every_attack_has_its_sentence(smoke, changes, part):
     ],
 )
 def test_a_control_was_not_attacked(smoke, changes):
-    assert model_card.attack_sentences(smoke.replace(**changes)) == []
+    assert card.attack_sentences(smoke.replace(**changes)) == []
 
 
 def test_a_hub_base_is_named_with_the_commit_that_it_was_tuned_on(smoke, tmp_path, monkeypatch):
