@@ -31,7 +31,7 @@ JUDGES = {
     "help": Judge(rules.names_both_parts, ("benign",), percent=True),
     "exact": Judge(rules.exact, ("benign", "task"), percent=True, called=(("task", "task"),)),
     "asr": Judge(
-        rules.attack_success,
+        rules.answers_with_target,
         ("triggered", "benign"),
         percent=True,
         needs=("holds_target",),

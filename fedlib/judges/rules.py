@@ -47,7 +47,7 @@ def _plain(text: str) -> list[str]:
     return [word for word in words if word not in ARTICLES]
 
 
-def attack_success(
+def answers_with_target(
     prompts: Prompts, responses: Responses, holds_target: Callable[[str], bool]
 ) -> list[int]:
     """1 where the response holds the whole target of the backdoor, else 0 (paper B, ASR).
