@@ -71,9 +71,10 @@ def key(settings: Settings) -> str:
 
 
 def counted_fields(settings: Settings) -> dict[str, Any]:
-    """The fields that count in a run's key, by group; its seed and rows stand beside them."""
+    """The fields that count in a run's key, by group.
+
+    Beside them in the key stand the seed, the rows, and what is made before the run."""
     counted = settings.model_dump(exclude=_never_counted(Settings))
-    del counted["seed"]
     return {
         "model": _counted_model(settings, counted["model"]),
         "data": _counted_data(settings, counted["data"]),
@@ -150,7 +151,9 @@ def _counted_swat(settings: Settings) -> Any:
 def _made_before(settings: Settings) -> list[Any]:
     """What identifies the things that are made ahead of a run: written rows, the run defended."""
     level, before = settings.defense.level, settings.defense.before
-    made = [_written_identity(settings, kind) for kind in written_kinds(settings)]
+    made: list[Any] = []
+    for kind in written_kinds(settings):
+        made.append(_written_identity(settings, kind))
     # At level 3 the attacked model itself writes, so no other model's revision counts.
     if level == 3:
         made.append(_asked_how(settings))

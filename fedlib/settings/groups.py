@@ -2,8 +2,7 @@
 
 params/mini.yaml explains each field. A field without a mark counts in a run's key (`lab.keys`): the
 run is another one when the field changes. NotInKey and SometimesInKey say beside a field that this
-is not so, or not always. The fields of Evaluation count in an evaluation's key instead of a run's;
-their marks speak of that key.
+is not so, or not always. An evaluation has a separate key, and the marks in Evaluation speak of it.
 
 A condition on one group stands in the group; `schema` has those on several groups.
 """
@@ -109,12 +108,12 @@ class Model(Group):
 class Poison(Group):
     """A backdoor: rows with a trigger and a target, and how they are spread over the clients."""
 
-    trigger: str | None
-    target: Literal["append", "replace"]
-    share: Share
-    spread: Literal["equal", "uniform", "dirichlet", "capped"]
-    clients: Count | None
-    natural: Share
+    trigger: str | None  # its file's content counts too
+    target: Annotated[Literal["append", "replace"], _POISONED]
+    share: Annotated[Share, _POISONED]
+    spread: Annotated[Literal["equal", "uniform", "dirichlet", "capped"], _POISONED]
+    clients: Annotated[Count | None, _POISONED]
+    natural: Annotated[Share, _POISONED]
 
 
 class Data(Group):
@@ -135,7 +134,7 @@ class Data(Group):
     pool: Annotated[Count, NotInKey("the rows that were taken count")]
     fields: dict[str, dict[str, str]]
     attack: Annotated[Literal["unaligned", "generated", "conflicting", "boosted"], _ATTACKED]
-    poison: Annotated[Poison, _POISONED]
+    poison: Poison
     generator: Annotated[str, SometimesInKey("data.generator writes rows for the run")]
     prompts: Annotated[str, _WRITES]
     generated: Annotated[Count, _WRITES]

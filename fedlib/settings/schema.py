@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from fedlib.settings import errors, groups
-from fedlib.settings.groups import NotInKey
+from fedlib.settings.groups import NotInKey, SometimesInKey
 
 # (what set the fields: a file or "parameters", the fields by group)
 Layer = tuple[str, dict[str, Any]]
@@ -34,7 +34,10 @@ class Settings(groups.Group):
     training: groups.Training
     defense: groups.Defense
     swat: groups.Swat
-    evaluation: Annotated[groups.Evaluation, NotInKey("an evaluation has a separate key")]
+    evaluation: Annotated[
+        groups.Evaluation,
+        SometimesInKey("a model writes rows for the run: temperature and batch_size"),
+    ]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
