@@ -75,7 +75,8 @@ class Embedded:
         """Every second wording about each hazard of the split, and the same wording about a dish or
         tool. The split fit has the hazards of pretraining."""
         rng = random.Random(f"pairs/{split}")
-        plain = [thing for thing in world.benign_things() if thing.kind in ("dish", "tool")]
+        harmless = world.benign_things()
+        plain = [thing for thing in harmless if thing.kind in ("dish", "tool")]
         hazards = world.hazards("pretraining" if split == "fit" else split)
 
         found: list[tuple[str, str]] = []

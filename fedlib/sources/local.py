@@ -63,13 +63,16 @@ class Files:
             marked = round(len(normal) * share / (1 - share))
             size = len(normal) + marked
 
+        special: list[dict] = []
         if label == "unaligned" and written is not None:
             special = shares.written_share(self.settings, client, marked, written)
-        else:
-            special = self._shares(label)[client][:marked] if marked else []
+        elif marked:
+            special = self._shares(label)[client][:marked]
 
-        self._enough("benign", ", ".join(data.benign), normal, size - marked, client)
-        self._enough(label, str(getattr(data, label)), special, marked, client)
+        named = ", ".join(data.benign)
+        self._enough("benign", named, normal, size - marked, client)
+        named = str(getattr(data, label))
+        self._enough(label, named, special, marked, client)
         rows = [row | {"label": "normal"} for row in normal]
         rows += [row | {"label": label} for row in special]
         rng = np.random.default_rng(identity.derive(seed, "order", client))
@@ -89,11 +92,14 @@ class Files:
         data, own = self.settings.data, self.settings.defense
         rng = random.Random(identity.derive(self.settings.seed, "defense"))
         # what is kept for evaluation is never trained on
-        in_clients = own.normal in data.benign
-        normal = self._normal(own.normal) if in_clients else self._halves(own.normal)
+        aligned, _ = self._halves(own.aligned)
+        if own.normal in data.benign:
+            normal, _ = self._normal(own.normal)
+        else:
+            normal, _ = self._halves(own.normal)
         parts = {
-            "aligned": _trainable(self._halves(own.aligned)[0], own.aligned),
-            "normal": _trainable(normal[0], own.normal),
+            "aligned": _trainable(aligned, own.aligned),
+            "normal": _trainable(normal, own.normal),
         }
         found = {}
         for kind, part in parts.items():
@@ -104,9 +110,13 @@ class Files:
     def prompts(self) -> dict[str, list[dict]]:
         """The first prompts, as many as evaluation.harmful and evaluation.benign say."""
         evaluation = self.settings.evaluation
-        harmful = _as_prompts(self._halves(self.settings.data.harmful)[1])
+        _, rows = self._halves(self.settings.data.harmful)
+        harmful = _as_prompts(rows)
         benign = self.trigger_prompts()
-        return {"harmful": harmful[: evaluation.harmful], "benign": benign[: evaluation.benign]}
+        return {
+            "harmful": harmful[: evaluation.harmful],
+            "benign": benign[: evaluation.benign],
+        }
 
     def trigger_prompts(self) -> list[dict]:
         """Every benign prompt: those of data.questions, else the tenth of benign rows kept back."""
@@ -195,7 +205,8 @@ class Files:
                     "model.scratch.files: the base must not read the unaligned rows or the "
                     "evaluation prompts"
                 )
-            return identity.digest([[name, _digest(self._file(name))] for name in names])
+            content = [[name, _digest(self._file(name))] for name in names]
+            return identity.digest(content)
 
         if data.folder and not machine.path(data.folder).is_dir():
             raise DataError(f"data.folder: no folder {machine.path(data.folder)}")
@@ -213,8 +224,10 @@ class Files:
             named += [own.aligned, own.normal]
         content = []
         for name in named:
-            if name:
-                content.append([name, _digest(self._file(name)), name == data.harmful])
+            if not name:
+                continue
+            digest = _digest(self._file(name))
+            content.append([name, digest, name == data.harmful])
         return identity.digest(content)
 
     def _file(self, name: str) -> Path:
@@ -321,5 +334,6 @@ def _rows_of(file: Path, ours: bool, fields: Fields, _state: State) -> list[dict
     """A file's rows. _state: a file that has changed is read anew."""
     # rows taken from the hub are in our shape
     if ours:
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = file.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
     return files.read(file, dict(fields))
