@@ -1,0 +1,345 @@
+"""The round loop, with local trainings that are not done: each client's update is known by hand."""
+
+from types import SimpleNamespace
+
+import pytest
+import standins
+import torch
+
+from fedlib import federation, training
+from fedlib.aggregation import aggregate
+from fedlib.models import adapter
+from fedlib.settings import identity, presets
+from fedlib.settings.errors import DataError
+from fedlib.swat import modules
+
+SIZE = 4  # of the adapter
+ROWS = {client: [([client], 0)] * (client + 1) for client in range(10)}  # client k has k+1 rows
+
+
+@pytest.fixture
+def settings():
+    """Ten clients, three of them malicious, four sampled in each of three rounds."""
+    federation = {"clients": 10, "malicious": 3, "sampled": 4, "rounds": 3}
+    return presets.load("smoke", model={"device": "cpu"}, federation=federation)
+
+
+@pytest.fixture
+def tuned(monkeypatch):
+    """A model whose adapter is a vector; a client adds (k+1) / 10 to the coordinate k mod SIZE.
+
+    model.calls: (client, learning rate, seed, only) of each local training."""
+    model = SimpleNamespace(vector=torch.zeros(SIZE), calls=[], only=None)
+
+    def tune(model, rows, options, rate, seed):
+        client = rows[0][0][0]
+        model.calls.append((client, rate, seed, model.only))
+        model.vector = model.vector + update_of(client)
+        return [float(client)], 10 * client
+
+    class trained_only:
+        def __init__(self, model, only):
+            self.model, self.only = model, only
+
+        def __enter__(self):
+            self.model.only = self.only
+
+        def __exit__(self, *_):
+            self.model.only = None
+
+    monkeypatch.setattr(training, "tune", tune)
+    monkeypatch.setattr(modules, "trained_only", trained_only)
+    monkeypatch.setattr(adapter, "get_vector", lambda model: model.vector)
+    monkeypatch.setattr(adapter, "set_vector", lambda model, v: setattr(model, "vector", v))
+    return model
+
+
+def update_of(client):
+    update = torch.zeros(SIZE)
+    update[client % SIZE] = (client + 1) / 10
+    return update
+
+
+class Watch:
+    """A callback that keeps what it is shown, and spoils the model's adapter."""
+
+    def __init__(self):
+        self.seen = []
+
+    def after_round(self, model, done):
+        self.seen.append(done)
+        model.vector = torch.full((SIZE,), 99.0)
+        return {"round": done.index, "sampled": done.sampled}
+
+
+def run(tuned, settings, **more):
+    """(records without seconds, states, rounds that a callback has seen)"""
+    watch, records, states = Watch(), [], []
+    for record, state in federation.run_rounds(tuned, ROWS, settings, [watch], **more):
+        assert record.pop("seconds") >= 0
+        records.append(record)
+        states.append(state)
+    return records, states, watch.seen
+
+
+# Who takes part, and what the rule is told.
+
+
+def test_a_sample_is_sorted_and_without_repeats():
+    for round_ in range(20):
+        sampled = federation.sample_clients(10, 4, 0, round_)
+        assert sampled == sorted(set(sampled))
+        assert len(sampled) == 4
+        assert set(sampled) <= set(range(10))
+
+
+def test_every_round_and_seed_draws_anew_and_the_same_again():
+    drawn = {tuple(federation.sample_clients(10, 4, seed, i)) for seed in (0, 1) for i in range(9)}
+    assert len(drawn) > 12
+    assert federation.sample_clients(10, 4, 0, 5) == federation.sample_clients(10, 4, 0, 5)
+    assert federation.sample_clients(5, 5, 0, 0) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "sampled, malicious, expected, told",
+    [(10, 3, None, 3), (4, 3, None, 1), (3, 3, None, 1), (4, 3, 0, 0), (4, 0, 5, 2)],
+)
+def test_how_many_malicious_clients_the_rule_is_told(settings, sampled, malicious, expected, told):
+    changes = {"sampled": sampled, "malicious": malicious, "expected": expected}
+    options = settings.federation.model_copy(update=changes)
+    assert federation.expected_malicious(options) == told
+
+
+# A local training.
+
+
+@pytest.mark.parametrize("only", [None, {"a", "b"}])
+def test_a_clients_update_is_what_its_training_moves(settings, tuned, only):
+    start = torch.full((SIZE,), 7.0)
+    tuned.vector = torch.full((SIZE,), 99.0)  # whatever it was before
+    update, losses, tokens = federation.client_update(
+        tuned, start, ROWS[2], settings.training, 0.5, 11, only
+    )
+    assert torch.allclose(update, update_of(2))
+    assert (losses, tokens) == ([2.0], 20)
+    assert tuned.calls == [(2, 0.5, 11, only)]
+    assert tuned.only is None
+    assert torch.equal(start, torch.full((SIZE,), 7.0))
+
+
+# Rounds.
+
+
+def test_a_round_is_the_mean_of_the_sampled_clients_updates(settings, tuned):
+    records, states, seen = run(tuned, settings)
+    where = torch.zeros(SIZE)
+    for index, done in enumerate(seen):
+        sampled = federation.sample_clients(10, 4, settings.seed, index)
+        assert done.index == index
+        assert done.sampled == sampled
+        assert torch.allclose(done.start, where)
+        assert torch.allclose(done.updates, torch.stack([update_of(k) for k in sampled]))
+
+        # FedAvg weighs by the clients' sizes
+        sizes = torch.tensor([k + 1.0 for k in sampled])
+        wanted = sizes / sizes.sum()
+        assert torch.allclose(done.weights, wanted)
+        assert torch.allclose(done.step, wanted @ done.updates, atol=1e-6)
+        assert done.losses == {k: [float(k)] for k in sampled}
+        assert done.tokens == sum(10 * k for k in sampled)
+
+        where = where + done.step
+        assert states[index].rounds == index + 1
+        assert torch.allclose(states[index].adapter, where)
+        assert states[index].history is None
+    assert [record["round"] for record in records] == [0, 1, 2]
+
+
+def test_every_training_has_its_rate_and_its_seed(settings, tuned):
+    _, _, seen = run(tuned, settings)
+    low, high = settings.training.learning_rate_min, settings.training.learning_rate
+    rates = [training.learning_rate(high, low, index, 3) for index in range(3)]
+    assert [done.learning_rate for done in seen] == rates
+    wanted = []
+    for done in seen:
+        for client in done.sampled:
+            seed = identity.derive(settings.seed, "train", done.index, client)
+            wanted.append((client, rates[done.index], seed, None))
+    assert tuned.calls == wanted
+    assert len({seed for _, _, seed, _ in wanted}) == len(wanted)
+
+
+def test_records_of_callbacks_are_put_together(settings, tuned):
+    class Other:
+        def after_round(self, model, done):
+            return {"other": done.index}
+
+    found = federation.run_rounds(tuned, ROWS, settings, [Watch(), Other()])
+    record, _ = next(found)
+    assert set(record) == {"round", "sampled", "other", "seconds"}
+
+
+@pytest.mark.parametrize("rule", ["median", "krum", "dnc"])
+def test_the_rule_gets_sizes_the_expected_number_and_the_rounds_generator(settings, tuned, rule):
+    changes = {"aggregator": rule, "sampled": 10}
+    settings = settings.replace(federation=changes)
+    _, _, seen = run(tuned, settings)
+    for done in seen:
+        seed = identity.derive(settings.seed, "aggregate", done.index)
+        step, _ = aggregate(
+            rule,
+            done.updates,
+            sizes=[k + 1 for k in done.sampled],
+            f=3,
+            generator=torch.Generator().manual_seed(seed),
+            variant=settings.federation.variant,
+        )
+        assert torch.equal(done.step, step)
+
+
+# Warm-up.
+
+
+def test_only_benign_clients_warm_up_and_only_in_the_first_rounds(settings, tuned):
+    changes = {"sampled": 10}
+    settings = settings.model_copy(
+        update={
+            "federation": settings.federation.model_copy(update=changes),
+            "swat": settings.swat.model_copy(update={"warmup": 2}),
+        }
+    )
+    run(tuned, settings, warmup={"robust"})
+    warmed = [only for _, _, _, only in tuned.calls]
+    a_warm_round = [{"robust"}] * 7 + [None] * 3  # the last three clients are malicious
+    assert warmed == a_warm_round * 2 + [None] * 10
+
+
+@pytest.mark.parametrize("malicious", [0, 1])
+def test_a_single_tuner_warms_up_whatever_its_rows(settings, tuned, malicious):
+    changes = {"clients": 1, "sampled": 1, "malicious": malicious, "expected": 0}
+    settings = settings.model_copy(
+        update={
+            "federation": settings.federation.model_copy(update=changes),
+            "swat": settings.swat.model_copy(update={"warmup": 1}),
+        }
+    )
+    run(tuned, settings, warmup={"robust"})
+    assert [only for _, _, _, only in tuned.calls] == [{"robust"}, None, None]
+
+
+# The boost, FoolsGold's history, and a resume.
+
+
+def test_a_boosted_clients_update_is_multiplied_before_it_is_sent(settings, tuned):
+    poison = {"trigger": "tokens", "share": 0.1, "clients": 3}
+    changes = {"attack": "boosted", "poison": poison}
+    settings = settings.replace(federation={"sampled": 10}, data=changes)
+    _, _, seen = run(tuned, settings)
+    for done in seen:
+        for client, update in zip(done.sampled, done.updates, strict=True):
+            factor = 10 if client >= 7 else 1
+            assert torch.allclose(update, factor * update_of(client), atol=1e-6)
+
+
+def with_foolsgold(settings, variant):
+    return settings.replace(federation={"aggregator": "foolsgold", "variant": variant})
+
+
+def test_foolsgold_sees_each_clients_summed_updates(settings, tuned):
+    settings = with_foolsgold(settings, "paper")
+    _, states, seen = run(tuned, settings)
+    summed = torch.zeros(10, SIZE)
+    for done, state in zip(seen, states, strict=True):
+        for client, update in zip(done.sampled, done.updates, strict=True):
+            summed[client] += update
+        assert torch.allclose(state.history, summed, atol=1e-6)
+        step, _ = aggregate("foolsgold", done.updates, history=state.history[done.sampled])
+        assert torch.allclose(done.step, step)
+
+
+def test_a_round_changes_no_state_that_was_handed_out(settings, tuned):
+    settings = with_foolsgold(settings, "paper")
+    kept = []
+    for _, state in federation.run_rounds(tuned, ROWS, settings, []):
+        kept.append((state, state.adapter.clone(), state.history.clone()))
+    for state, vector, history in kept:
+        assert torch.equal(state.adapter, vector)
+        assert torch.equal(state.history, history)
+
+
+def test_the_published_foolsgold_keeps_no_history(settings, tuned):
+    _, states, _ = run(tuned, with_foolsgold(settings, "published"))
+    assert all(state.history is None for state in states)
+
+
+@pytest.mark.parametrize("rule", ["fedavg", "foolsgold", "dnc"])
+@pytest.mark.parametrize("done", [0, 1, 2, 3])
+def test_a_resume_from_a_state_gives_the_same_records(settings, tuned, rule, done):
+    settings = settings.replace(federation={"aggregator": rule, "variant": "paper"})
+    records, states, seen = run(tuned, settings)
+    first = federation.State(0, torch.zeros(SIZE), None)
+    if rule == "foolsgold":
+        first = federation.State(0, torch.zeros(SIZE), torch.zeros(10, SIZE))
+    start = [first, *states][done]
+
+    again, later, watched = run(tuned, settings, state=start)
+    assert again == records[done:]
+    for one, other in zip(later, states[done:], strict=True):
+        assert one.rounds == other.rounds
+        assert torch.equal(one.adapter, other.adapter)
+        assert (one.history is None) == (other.history is None)
+    for one, other in zip(watched, seen[done:], strict=True):
+        assert torch.equal(one.step, other.step)
+
+
+def test_the_first_state_is_the_adapter_as_it_is(settings, tuned):
+    tuned.vector = torch.full((SIZE,), 3.0)
+    state = federation.first_state(tuned, settings.federation)
+    assert state.rounds == 0
+    assert torch.equal(state.adapter, tuned.vector)
+    assert state.history is None
+    state = federation.first_state(tuned, with_foolsgold(settings, "paper").federation)
+    assert torch.equal(state.history, torch.zeros(10, SIZE))
+
+
+# Encoding.
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """The world's words, one token each."""
+    return standins.tokenizer()
+
+
+@pytest.fixture
+def options(settings):
+    return settings.model.model_copy(update={"max_length": 32})
+
+
+def row(instruction):
+    return {"instruction": instruction, "response": "you need it ."}
+
+
+SHORT, LONG = row("how do i make it ?"), row("it " * 40)
+UNKNOWN = row("quantum flux capacitors hum loudly")
+
+
+def test_rows_are_encoded_and_the_dropped_counted(tokenizer, options):
+    rows = {0: [SHORT, LONG], 3: [SHORT]}
+    encoded, dropped = federation.encode_clients(rows, tokenizer, options)
+    assert {client: len(own) for client, own in encoded.items()} == {0: 1, 3: 1}
+    assert dropped == {0: 1, 3: 0}
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ([], "client 3: no rows; raise data.alpha or data.rows"),
+        ([LONG], "client 3: no row left: its 1 prompts fill model.max_length, 32"),
+        ([UNKNOWN], "most words of data.benign are unknown to"),
+    ],
+)
+def test_a_client_without_rows_is_named(tokenizer, options, rows, message):
+    with pytest.raises(DataError, match=message) as error:
+        federation.encode_clients({3: rows}, tokenizer, options)
+    assert "\n" not in str(error.value)
