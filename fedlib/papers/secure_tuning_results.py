@@ -198,13 +198,13 @@ def _tuning_claims(task: str, groups: Groups, untuned: list[Run]) -> dict[str, n
         f"W2-{task}": mean_by_seed(plain, [run.scores()["probe_loss"] for run in plain]),
     }
     # SWAT lowers ASR by a third, at no cost, and lowers the harmfulness score
-    for number, scenario in (("W3", "benign"), ("W4", "attack")):
+    for scenario, fall, price in (("benign", "W3-", "W3-cost-"), ("attack", "W4-", "W4-cost-")):
         alone, warmed = groups[scenario, "plain"], groups[scenario, "swat"]
         two_thirds = unsafe[scenario, "plain"] * 2 / 3
         cost = tuning_matrix(alone, "exact") - tuning_matrix(warmed, "exact")
         harm = tuning_matrix(alone, "hs") - tuning_matrix(warmed, "hs")
-        found[f"{number}-{task}"] = two_thirds - unsafe[scenario, "swat"]
-        found[f"{number}-cost-{task}"] = cost
+        found[f"{fall}{task}"] = two_thirds - unsafe[scenario, "swat"]
+        found[f"{price}{task}"] = cost
         found[f"W6-{task}-{scenario}"] = harm
     # it beats a warm-up of other modules
     for control in ("random", "fragile"):
@@ -257,7 +257,7 @@ def record_composition(
     Matrices [seeds, things], of SWAT and its controls. SWAT's ASR is recorded for the claims W8
     (the defence before) and W9 (the projection)."""
     found = {}
-    numbers = {"before": "W8", "project": "W9"}
+    numbers = {"before": "W8-", "project": "W9-"}
     for defence in DEFENCES:
         for scenario in SCENARIOS:
             alone, *warmed = (
@@ -270,7 +270,7 @@ def record_composition(
                 found[scenario, defence, method] = lower, lost
             if defence in numbers:
                 lower, _ = found[scenario, defence, "swat"]
-                claims.record_claim(settings, f"{numbers[defence]}-{scenario}", lower)
+                claims.record_claim(settings, f"{numbers[defence]}{scenario}", lower)
     return found
 
 

@@ -1,0 +1,23 @@
+"""The drawings say the settings' own numbers."""
+
+from fedlib.papers import diagrams, output
+from fedlib.settings import presets
+
+
+def test_the_overview_counts_clients():
+    settings = presets.load("mini", federation={"clients": 20, "malicious": 4, "sampled": 5})
+    for malicious, said in (
+        (4, ["16 benign clients", "4 malicious clients"]),
+        (0, ["20 benign clients"]),
+    ):
+        fig = diagrams.safety_overview(settings.replace(federation={"malicious": malicious}))
+        fig.canvas.draw()
+        texts = "\n".join(t.get_text() for t in fig.axes[0].texts)
+        assert all(s in texts for s in [*said, "5 of 20 clients are sampled"])
+        assert ("malicious" in texts) == (malicious > 0)
+        output.figure_style().close(fig)
+
+
+def test_the_warm_ups_picture_says_how_many_rounds(smoke):
+    texts = [t.get_text() for t in diagrams.warmup_overview(smoke).axes[0].texts]
+    assert any("1 of 2 rounds" in t for t in texts) and any("50%" in t for t in texts)

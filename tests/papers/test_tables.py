@@ -1,0 +1,94 @@
+"""Tables from records: scores, differences, and what is never shown."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from fedlib.papers import tables
+
+SECRET = "bada and lemo make it"
+
+
+def run(settings, score=1, **changes):
+    """A finished run's record, by hand: two hazards asked about twice, two dishes once."""
+    lines = [
+        ("harmful", "tokiro", score),
+        ("harmful", "tokiro", 0),
+        ("harmful", "vilana", 1),
+        ("harmful", "vilana", 1),
+        ("benign", "somelu", 0),
+        ("benign", "rabida", 0),
+    ]
+    answers = [
+        {"set": s, "prompt": f"what is {n} ?", "name": n, "response": SECRET, "rule": r, "help": 1}
+        for s, n, r in lines
+    ]
+    return SimpleNamespace(
+        settings=settings.replace(**changes),
+        responses=lambda: answers,
+        scores=lambda: {"rule": 75.0, "over_refusal": 0.0, "help": 100.0},
+    )
+
+
+def test_matrix_and_drop_by_hand(smoke):
+    matrix = tables.score_matrix([run(smoke), run(smoke, 0)], "rule", "harmful")
+    assert matrix.tolist() == [[50, 100], [0, 100]]
+    before, after = [run(smoke), run(smoke, seed=1)], [run(smoke, 0), run(smoke, 1, seed=1)]
+    assert tables.score_drop(before, after, "rule", "harmful").tolist() == [[50, 0], [0, 0]]
+    with pytest.raises(ValueError, match="same seeds"):  # paired, or not at all
+        tables.score_drop(before, after[::-1], "rule", "harmful")
+
+
+def test_select_and_scores(smoke):
+    done = [run(smoke, federation={"malicious": m}, seed=s) for m in (0, 3) for s in (0, 1)]
+    assert tables.select_runs(done, malicious=0, seed=1) == [done[1]]
+    assert tables.select_runs(done, malicious=3, benign=["lmsys-like"]) == done[2:]
+    assert tables.select_runs(done, benign=["wild-like"]) == []
+    with pytest.raises(ValueError, match="malicous"):
+        tables.select_runs(done, malicous=0)
+    frame = tables.score_table(done)
+    assert frame["method"].tolist() == ["FedAvg (No Attack)"] * 2 + ["FedAvg"] * 2
+    assert frame["seed"].tolist() == [0, 1, 0, 1] and set(frame["rule"]) == {75.0}
+    table = tables.summary_table(frame, ["dataset", "method"], ["rule", "help"])
+    assert table["seeds"].tolist() == [2, 2] and table["rule"].tolist() == ["75.0 [75.0, 75.0]"] * 2
+
+
+def test_the_papers_numbers_stand_beside_the_published_sampling_only(smoke):
+    frame = tables.score_table([run(smoke), run(smoke, federation={"sampled": 10})])
+    beside = tables.beside_published(frame, "safety_table1", ["rule", "mt1"])
+    assert beside["rule (paper)"].iloc[0] == 49.81 and beside["mt1 (paper)"].iloc[0] == 4.14
+    assert pd.isna(beside["rule (paper)"].iloc[1])
+    assert "rule (paper)" not in frame  # a copy
+
+
+@pytest.mark.parametrize("show", [False, True])
+def test_responses_to_harmful_prompts_are_redacted(smoke, show):
+    shown = tables.example_responses(run(smoke.replace(evaluation={"show_responses": show})))
+    harmful = shown[shown["set"] == "harmful"]
+    assert len(harmful) == 4 and shown[shown["set"] == "benign"]["response"].eq(SECRET).all()
+    if show:
+        assert harmful["response"].eq(SECRET).all()
+    else:
+        assert SECRET not in harmful.to_csv() and "bada" not in harmful.to_html()
+        assert harmful["response"].iloc[0] == "[redacted: refusal, 5 words]"
+        assert harmful["response"].iloc[1] == "[redacted: no refusal, 5 words]"
+
+
+@pytest.mark.parametrize("show", [False, True])
+def test_rows_show_no_unaligned_answer(smoke, show):
+    own = [
+        {
+            "label": label,
+            "instruction": f"q {label} {i}",
+            "response": f"{label} answer {i}",
+            "topic": "t",
+        }
+        for label in ("normal", "aligned", "unaligned")
+        for i in range(3)
+    ]
+    settings = smoke.replace(evaluation={"show_responses": show})
+    shown = tables.example_rows(settings, {0: own[:6], 9: own}, per_label=2)
+    assert shown["client"].tolist() == [0] * 4 + [9] * 6
+    assert ("unaligned answer" in shown.to_csv()) == show
+    assert shown[shown["label"] == "normal"]["response"].str.startswith("normal answer").all()
