@@ -3,7 +3,7 @@
 import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,28 @@ def evaluate(settings: Settings, folder: Path) -> None:
     judge probe what `probes.drift` gives. What was finished of an interrupted evaluation is not
     made again."""
     prompts = prompting.evaluation_prompts(settings)
+    responses, moved = _responses(settings, folder, prompts)
+
+    judged, scores = [], {}
+    for what, asked in prompts.items():
+        marks = _marks(settings, folder, what, asked, responses[what])
+        for i, (prompt, response) in enumerate(zip(asked, responses[what], strict=True)):
+            marked = {name: values[i] for name, values in marks.items()}
+            judged.append(prompt | {"set": what, "response": response} | marked)
+        scores |= panel.summed(what, marks)
+        scores[f"{what}_prompts"] = len(asked)
+
+    store.write_lines(folder / "responses.jsonl", judged)
+    store.write_json(folder / "scores.json", scores | moved)
+    for partial in folder.glob("*.partial"):
+        partial.unlink()
+
+
+def _responses(
+    settings: Settings, folder: Path, prompts: Mapping[str, list[dict]]
+) -> tuple[dict[str, list[str]], dict[str, float]]:
+    """({set of prompts: responses}, what the judge probe found, if it is asked for)."""
+    # Loaded where something is missing. A large model then makes room for those that judge.
     tuned = functools.cache(lambda: loaded.load_run(settings, folder.parent))
 
     def respond(what: str) -> list[str]:
@@ -35,33 +57,30 @@ def evaluate(settings: Settings, folder: Path) -> None:
         seed = identity.derive(settings.seed, "evaluation", what)
         return generation.respond(*tuned(), texts, generation.evaluation_decoding(settings), seed)
 
-    responses = {
-        what: _kept(folder / f"{what}.partial", functools.partial(respond, what))
-        for what in prompts
-    }
-    moved = {}
+    responses = {}
+    for what in prompts:
+        file = folder / f"{what}.partial"
+        responses[what] = _kept(file, functools.partial(respond, what))
+
+    moved: dict[str, float] = {}
     if "probe" in settings.judges:
         moved, layers = _drift(settings, *tuned())
         store.write_json(folder / "probes.json", layers)
-    tuned.cache_clear()  # a large model makes room for those that judge
+    tuned.cache_clear()
+    return responses, moved
 
-    judged, scores = [], {}
+
+def _marks(
+    settings: Settings, folder: Path, what: str, asked: list[dict], responses: list[str]
+) -> dict[str, list]:
+    """{score: a mark for each response}, by the judges of a set of prompts."""
     fluent = sources.of(settings).is_fluent
-    for what, asked_for in prompts.items():
-        judges = panel.judges(settings, what, asked_for, poison.holds_target, fluent)
-        marks = {}
-        for name, judge in judges.items():
-            judging = functools.partial(judge, asked_for, responses[what])
-            marks[name] = _kept(folder / f"{what}-{name}.partial", judging)
-        for i, (prompt, response) in enumerate(zip(asked_for, responses[what], strict=True)):
-            own = {name: values[i] for name, values in marks.items()}
-            judged.append(prompt | {"set": what, "response": response} | own)
-        scores |= panel.summed(what, marks) | {f"{what}_prompts": len(asked_for)}
-
-    store.write_lines(folder / "responses.jsonl", judged)
-    store.write_json(folder / "scores.json", scores | moved)
-    for partial in folder.glob("*.partial"):
-        partial.unlink()
+    judges = panel.judges(settings, what, asked, poison.holds_target, fluent)
+    marks = {}
+    for name, judge in judges.items():
+        file = folder / f"{what}-{name}.partial"
+        marks[name] = _kept(file, functools.partial(judge, asked, responses))
+    return marks
 
 
 def _drift(settings: Settings, tuned: Any, tokenizer: Any) -> tuple[dict, dict]:

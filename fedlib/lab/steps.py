@@ -41,12 +41,17 @@ def make(settings: Settings, wait: bool = True) -> None:
     loaded.make_base(settings, wait)
     if settings.swat.warmup:
         make_robustness(settings, wait)
-    defended = settings.defense.level != 0
-    for one in [keys.attacked(settings), settings] if defended else [settings]:
+
+    # a post-hoc defence starts from the same run without it
+    wanted = [settings]
+    if settings.defense.level != 0:
+        wanted = [keys.attacked(settings), settings]
+    for one in wanted:
         for kind in keys.written_kinds(one):
             make_written(one, kind, wait)
         step = run_posthoc if one.defense.level else run_federation
         store.ensure(one, keys.run_folder(one), step, wait)
+
     store.ensure(settings, keys.evaluation_folder(settings), judging.evaluate, wait)
 
 
@@ -82,12 +87,12 @@ def run_federation(settings: Settings, folder: Path) -> None:
     encode = _encoder(settings, tokenizer)
 
     # the rows of all clients that will ever be sampled
-    own = {client: client_data.client_rows(settings, client) for client in _sampled_ever(settings)}
+    rows = {client: client_data.client_rows(settings, client) for client in _sampled_ever(settings)}
     if settings.defense.filter != "none":
-        own, found = filters.FILTERS[settings.defense.filter](tuned, own, encode)
+        rows, found = filters.FILTERS[settings.defense.filter](tuned, rows, encode)
         store.write_json(folder / "filter.json", found)
-    clients, dropped = federation.encode_clients(own, tokenizer, settings.model)
-    callbacks = _callbacks(settings, tokenizer, own, clients, dropped)
+    clients, dropped = federation.encode_clients(rows, tokenizer, settings.model)
+    callbacks = _callbacks(settings, tokenizer, rows, clients, dropped)
 
     if settings.defense.before:
         parts = sources.of(settings).defense_rows(settings.defense.rows // 2)
@@ -132,16 +137,14 @@ def warmup_modules(tuned: Any, settings: Settings) -> set[str]:
 
 
 def _sampled_ever(settings: Settings) -> list[int]:
+    """The clients that are sampled in any round."""
     options = settings.federation
-    return sorted(
-        {
-            client
-            for round_ in range(options.rounds)
-            for client in federation.sample_clients(
-                options.clients, options.sampled, settings.seed, round_
-            )
-        }
-    )
+    sampled: set[int] = set()
+    for index in range(options.rounds):
+        sampled |= set(
+            federation.sample_clients(options.clients, options.sampled, settings.seed, index)
+        )
+    return sorted(sampled)
 
 
 def _resumed(tuned: Any, settings: Settings, folder: Path) -> State:
@@ -155,7 +158,7 @@ def _resumed(tuned: Any, settings: Settings, folder: Path) -> State:
 
 
 def _callbacks(
-    settings: Settings, tokenizer: Any, own: dict, clients: dict, dropped: dict
+    settings: Settings, tokenizer: Any, rows: dict, clients: dict, dropped: dict
 ) -> list[Callback]:
     """What is looked at after each round of a run."""
     sizes = {client: len(encoded) for client, encoded in clients.items()}
@@ -167,7 +170,7 @@ def _callbacks(
         triggered = prompting.evaluation_prompts(settings)["triggered"][:TRIGGERED_PROBES]
         target, source = settings.data.poison.target, sources.of(settings)
         targets = poison.target_probes(triggered, target, source.right_answer)
-        found.append(BackdoorSignal(own, targets, _encoder(settings, tokenizer)))
+        found.append(BackdoorSignal(rows, targets, _encoder(settings, tokenizer)))
     if settings.federation.clients == 1:
         found.append(_tuning_progress(settings, tokenizer))
     return found
@@ -260,8 +263,8 @@ def defense_rows(settings: Settings, tuned: Any, tokenizer: Any) -> tuple[list[d
 
 def write_rows(settings: Settings, folder: Path, kind: str) -> None:
     """The off-the-shelf LLM, data.generator, writes rows of a kind into folder."""
-    own = settings.replace(model={"base": settings.data.generator})
-    generator, tokenizer = loaded.load_base(own)
+    with_generator = settings.replace(model={"base": settings.data.generator})
+    generator, tokenizer = loaded.load_base(with_generator)
     # in the generator's own chat template
     made, report = _asked_to_write(settings, generator, tokenizer, kind, "chat")
     store.write_lines(folder / f"{kind}.jsonl", made)
