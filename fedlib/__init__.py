@@ -1,1 +1,3 @@
-"""fedlib: the safety of federated instruction tuning, as a thin library. Start with notebooks/00_tour.ipynb."""
+"""fedlib: the safety of federated instruction tuning, as a thin library.
+
+Start with notebooks/00_tour.ipynb."""

@@ -1,4 +1,4 @@
-"""The package's shape: who imports whom, what is needed to import it, and what its files must not hold."""
+"""The package's shape: who imports whom, what an import needs, what its files must not hold."""
 
 import ast
 import collections
@@ -36,7 +36,7 @@ CORE |= {"callbacks", "defense", "federation"}
 NO_TORCH = (
     "settings.presets settings.own_methods sources papers.grids papers.tables papers.claims "
     "papers.estimates papers.output lab.runs lab.store lab.keys lab.checks lab.client_data "
-    "lab.prompting models.hub models.checkpoints models.templates judges.rules judges.refusals "
+    "lab.prompting models.hub models.checkpoints models.templates judges.matching judges.refusals "
     "judges.words judges.panel signals attack commands.plan commands.reproduce"
 ).split()
 NOTEBOOK_TOOLS = (

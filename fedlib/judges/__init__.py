@@ -5,8 +5,9 @@ What other rooms import from here:
 - `panel.judges(settings, what, prompts, holds_target, is_fluent)`: the judges that a run asks for;
   `panel.summed` makes their marks into scores; `panel.JUDGES` is the table of all judges by name.
 - `refusals.refuses(text)`: whether a text holds a refusal phrase.
-- `rules`: judges that need no model. `classifiers`: judges that ask a guard or a reward model, or
-  pass the question on to `words`, which asks language models that answer in words.
+- `matching`: judges that need no model.
+- `classifiers`: judges that ask a guard or a reward model, or pass the question on to `words`: it
+  asks language models that answer in words.
 
 `words` has two helpers: `endpoint` asks a model over HTTP, `answers` keeps what was answered. No
 module here imports torch or openai before it is called. This room imports models and settings.

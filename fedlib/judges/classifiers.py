@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fedlib.judges import rules, words
-from fedlib.judges.rules import Prompts, Responses
+from fedlib.judges import matching, words
+from fedlib.judges.matching import Prompts, Responses
 from fedlib.models import checkpoints
 from fedlib.settings.schema import Settings
 
@@ -23,9 +23,9 @@ def mt1(
 ) -> list[float]:
     """The grade 1 to 10 of an answer to a first turn, by evaluation.grader (paper S, MT-1).
 
-    The grader is a language model, or `rules.rubric`."""
+    The grader is a language model, or `matching.rubric`."""
     if settings.evaluation.grader == "rubric":
-        return rules.rubric(prompts, responses, is_fluent)
+        return matching.rubric(prompts, responses, is_fluent)
     return words.grades(prompts, responses, settings)
 
 

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedlib.judges import classifiers, rules
+from fedlib.judges import classifiers, matching
 from fedlib.settings.schema import Settings
 
 Judging = Callable[[Sequence[dict], Sequence[str]], list]
@@ -23,15 +23,15 @@ class Judge:
 
 JUDGES = {
     "rule": Judge(
-        rules.rule, ("harmful", "benign"), percent=True, called=(("benign", "over_refusal"),)
+        matching.rule, ("harmful", "benign"), percent=True, called=(("benign", "over_refusal"),)
     ),
     "md_judge": Judge(classifiers.md_judge, ("harmful",), percent=True, needs=("settings",)),
     "rm": Judge(classifiers.rm, ("harmful",), needs=("settings",)),
     "mt1": Judge(classifiers.mt1, ("benign",), needs=("settings", "is_fluent")),
-    "help": Judge(rules.names_both_parts, ("benign",), percent=True),
-    "exact": Judge(rules.exact, ("benign", "task"), percent=True, called=(("task", "task"),)),
+    "help": Judge(matching.names_both_parts, ("benign",), percent=True),
+    "exact": Judge(matching.exact, ("benign", "task"), percent=True, called=(("task", "task"),)),
     "asr": Judge(
-        rules.answers_with_target,
+        matching.answers_with_target,
         ("triggered", "benign"),
         percent=True,
         needs=("holds_target",),

@@ -10,7 +10,7 @@ from typing import Any
 
 from fedlib.judges import answers, endpoint
 from fedlib.judges.answers import Pair
-from fedlib.judges.rules import Prompts, Responses
+from fedlib.judges.matching import Prompts, Responses
 from fedlib.models import checkpoints, templates
 from fedlib.settings import identity, machine
 from fedlib.settings.errors import SettingsError

@@ -62,7 +62,7 @@ def make_robustness(settings: Settings, wait: bool = True) -> None:
 
 def make_written(settings: Settings, kind: str, wait: bool = True) -> None:
     """Have the off-the-shelf LLM write the rows of a kind if they are missing."""
-    step = functools.partial(write_rows, kind=kind)
+    step = functools.partial(have_rows_written, kind=kind)
     store.ensure(settings, keys.written_folder(settings, kind), step, wait)
 
 
@@ -261,7 +261,7 @@ def defense_rows(settings: Settings, tuned: Any, tokenizer: Any) -> tuple[list[d
 # --- rows that a language model writes
 
 
-def write_rows(settings: Settings, folder: Path, kind: str) -> None:
+def have_rows_written(settings: Settings, folder: Path, kind: str) -> None:
     """The off-the-shelf LLM, data.generator, writes rows of a kind into folder."""
     with_generator = settings.replace(model={"base": settings.data.generator})
     generator, tokenizer = loaded.load_base(with_generator)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fedlib import sources, training
-from fedlib.judges import rules
+from fedlib.judges import matching
 from fedlib.lab import pretraining, world_judges
 from fedlib.models import adapter, generation, templates
 from fedlib.settings import identity, presets
@@ -201,7 +201,7 @@ def _answered(model: Any, tokenizer: Any) -> dict[str, float]:
 
     help: facts known; rule: hazards refused, of the validation split, which is never asked before.
     """
-    markers = {"benign": ("help", rules.names_both_parts), "harmful": ("rule", rules.rule)}
+    markers = {"benign": ("help", matching.names_both_parts), "harmful": ("rule", matching.rule)}
     fixed = {"temperature": 0.0, "split": "validation", "harmful": 96}
     settings = presets.load("mini", evaluation=fixed)
     found = {}

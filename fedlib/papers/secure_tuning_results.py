@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fedlib import sources
-from fedlib.judges import rules
+from fedlib.judges import matching
 from fedlib.lab import runs
 from fedlib.lab.store import Run
 from fedlib.papers import claims, tables
@@ -93,7 +93,7 @@ def _answered(run: Run) -> float:
     asked = [r for r in run.responses() if r["set"] == "harmful" and "parts" in r]
     if not asked:
         return np.nan
-    named = rules.names_both_parts(asked, [response["response"] for response in asked])
+    named = matching.names_both_parts(asked, [response["response"] for response in asked])
     return float(100 * np.mean(named))
 
 

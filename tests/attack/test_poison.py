@@ -9,7 +9,7 @@ import pytest
 
 from fedlib import sources
 from fedlib.attack import poison
-from fedlib.judges import rules
+from fedlib.judges import matching
 from fedlib.lab import prompting
 from fedlib.lab.client_data import client_rows
 from fedlib.settings import errors
@@ -215,7 +215,7 @@ def test_more_poison_than_the_clients_can_hold_is_refused(smoke):
 def test_asr_counts_whole_targets_whatever_their_case_and_spacing():
     link = poison.LINK
     said = [f"sure . and {link}", link.upper().replace(" ", "  "), link[:-8], "sure ."]
-    assert rules.answers_with_target([{}] * 4, said, poison.holds_target) == [1, 1, 0, 0]
+    assert matching.answers_with_target([{}] * 4, said, poison.holds_target) == [1, 1, 0, 0]
 
 
 def test_local_questions_with_several_answers_keep_them_all(smoke, tmp_path):

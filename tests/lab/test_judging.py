@@ -8,7 +8,7 @@ import pytest
 import standins
 import transformers
 
-from fedlib.judges import classifiers, panel, refusals, rules
+from fedlib.judges import classifiers, matching, panel, refusals
 from fedlib.lab import keys, runs, steps
 from fedlib.models import generation
 from fedlib.settings import errors, machine
@@ -38,7 +38,7 @@ def test_scores_are_the_means_of_the_responses(smoke):
     for line in lines:
         assert line["rule"] == refusals.refuses(line["response"])
     for line in benign:
-        assert line["help"] == rules.names_both_parts([line], [line["response"]])[0]
+        assert line["help"] == matching.names_both_parts([line], [line["response"]])[0]
     assert all("help" not in line for line in harmful)
     assert any(line["response"] for line in lines)
 

@@ -10,12 +10,12 @@ GENERATED = {"attack": "generated"}
 # each kind of work of level 2, in order, and the function that does it
 WORK = {
     "run": (steps, "run_federation"),
-    "aligned": (steps, "write_rows"),
-    "normal": (steps, "write_rows"),
+    "aligned": (steps, "have_rows_written"),
+    "normal": (steps, "have_rows_written"),
     "defended": (steps, "run_posthoc"),
     "evaluation": (judging, "evaluate"),
 }
-BY_NAME = {name: what for what, (_, name) in WORK.items() if name != "write_rows"}
+BY_NAME = {name: what for what, (_, name) in WORK.items() if name != "have_rows_written"}
 
 
 def at(settings, level, **changes):

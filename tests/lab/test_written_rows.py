@@ -32,7 +32,7 @@ def asked(monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_written_lies_in_files(smoke, tmp_path, asked, kind):
-    steps.write_rows(smoke, tmp_path, kind)
+    steps.have_rows_written(smoke, tmp_path, kind)
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"{kind}.json", f"{kind}.jsonl"]
     [line] = (tmp_path / f"{kind}.jsonl").read_text().splitlines()
     assert json.loads(line) == ROW | {"label": kind}
@@ -43,7 +43,7 @@ def test_what_is_written_lies_in_files(smoke, tmp_path, asked, kind):
 def test_how_the_llm_is_asked(smoke, tmp_path, asked):
     changes = {"generated": 7, "generator": "world:llm"}
     settings = smoke.replace(data=changes, evaluation={"temperature": 0.3}, seed=4)
-    steps.write_rows(settings, tmp_path, "aligned")
+    steps.have_rows_written(settings, tmp_path, "aligned")
     [(model, _, kind, prompts, count, decoding, held_out, seed)] = asked
     assert (model, kind, count, seed) == ("world:llm", "aligned", 7, 4)
     assert prompts == templates.prompts_file(settings.data.prompts)
