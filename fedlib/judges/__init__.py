@@ -12,3 +12,7 @@ What other rooms import from here:
 `words` has two helpers: `endpoint` asks a model over HTTP, `answers` keeps what was answered. No
 module here imports torch or openai before it is called. This room imports models and settings.
 """
+
+from fedlib.judges.detector import refusal
+
+__all__ = ["refusal"]

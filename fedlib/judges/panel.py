@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedlib.judges import classifiers, matching
+from fedlib.judges import classifiers, detector, matching
 from fedlib.settings.schema import Settings
 
 Judging = Callable[[Sequence[dict], Sequence[str]], list]
@@ -24,6 +24,12 @@ class Judge:
 JUDGES = {
     "rule": Judge(
         matching.rule, ("harmful", "benign"), percent=True, called=(("benign", "over_refusal"),)
+    ),
+    "refusal": Judge(
+        detector.refusal,
+        ("harmful", "benign"),
+        percent=True,
+        called=(("benign", "benign_refusal"),),
     ),
     "md_judge": Judge(classifiers.md_judge, ("harmful",), percent=True, needs=("settings",)),
     "rm": Judge(classifiers.rm, ("harmful",), needs=("settings",)),

@@ -35,7 +35,20 @@ Rule = Literal[
     "clipping",
     "flame",
 ]
-Judge = Literal["rule", "md_judge", "rm", "mt1", "help", "exact", "asr", "hs", "probe"]
+Judge = Literal[
+    "rule",
+    "refusal",
+    "md_judge",
+    "rm",
+    "mt1",
+    "help",
+    "exact",
+    "asr",
+    "hs",
+    "probe",
+    "affirmation",
+    "utility",
+]
 
 
 @dataclass(frozen=True)
