@@ -7,10 +7,8 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -35,6 +33,12 @@ def code_cells(notebook):
 
 def parameters(notebook):
     return [c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])]
+
+
+def nodes(notebook):
+    """Every node of the code's syntax trees."""
+    for cell in code_cells(notebook):
+        yield from ast.walk(ast.parse("".join(cell["source"])))
 
 
 def run_cells(name, **changes):
@@ -96,17 +100,29 @@ def test_notebooks_call_and_show_they_define_nothing(file):
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=NAMES)
 def test_every_group_reaches_the_settings(file):
-    """config.load gets each name of the parameters cell: a group left out would silently change nothing."""
+    """presets.load gets each name of the parameters cell: a group left out would change nothing."""
     calls = [
         node
-        for cell in code_cells(read(file))
-        for node in ast.walk(ast.parse("".join(cell["source"])))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "config.load"
+        for node in nodes(read(file))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "presets.load"
     ]
     assert len(calls) == 1 and [a.id for a in calls[0].args] == ["preset"]
-    assert {k.arg: k.value.id for k in calls[0].keywords} == {
-        n: n for n in DEFAULTS if n != "preset"
-    }
+    given = {k.arg: k.value.id for k in calls[0].keywords}
+    assert given == {name: name for name in DEFAULTS if name != "preset"}
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=NAMES)
+def test_no_cell_takes_a_parameters_name(file):
+    """An import or a variable called like a parameter would hide what was asked for."""
+    notebook = read(file)
+    rest = [cell for cell in notebook["cells"] if cell not in parameters(notebook)]
+    taken = set()
+    for node in nodes({"cells": rest}):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            taken.add(node.id)
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            taken |= {alias.asname or alias.name for alias in node.names}
+    assert taken and not taken & set(DEFAULTS)
 
 
 # ---- reproduce, once for this module
@@ -119,7 +135,7 @@ def smoke_outputs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDLIB_OUTPUTS", str(folder))
         patch.setenv("FEDLIB_JOBS", "0")  # runs in the kernels: no further processes to start
-        assert reproduce.reproduce("smoke", jobs=2) == 0
+        assert reproduce.reproduce_notebooks("smoke", jobs=2) == 0
     return folder
 
 
@@ -134,19 +150,19 @@ def test_every_notebook_is_executed_and_unharmed(smoke_outputs):
 
 
 def saved(name, function):
-    """The names under which a notebook saves with one seed, as patterns: the last argument of report.figure and table."""
-    sources = [
-        "".join(c["source"]) for c in code_cells(read(reproduce.NOTEBOOKS / f"{name}.ipynb"))
-    ]
+    """The names under which a notebook saves with one seed, as patterns.
+
+    Each is the last argument of output.save_figure or output.save_table."""
+    cells = code_cells(read(reproduce.NOTEBOOKS / f"{name}.ipynb"))
+    sources = ["".join(cell["source"]) for cell in cells]
     source = "\n".join(s for s in sources if "if len(settings.seeds) > 1 and" not in s)
-    found = re.findall(rf'report\.{function}\([^\n]*?"([^"]+)"\)', source)
+    found = re.findall(rf'output\.{function}\([^\n]*?"([^"]+)"\)', source)
     return [re.sub(r"{.*?}", "*", n) for n in found]
 
 
 def test_figures_and_tables_are_there(smoke_outputs):
-    figures, tables = (
-        [n for name in NAMES for n in saved(name, what)] for what in ("figure", "table")
-    )
+    figures = [n for name in NAMES for n in saved(name, "save_figure")]
+    tables = [n for name in NAMES for n in saved(name, "save_table")]
     assert len(figures) >= 9 and len(tables) >= 12
     folder = smoke_outputs / "smoke"
     for what, wanted, kinds in (
@@ -178,23 +194,17 @@ def test_the_page_is_self_contained(smoke_outputs):
 def test_responses_to_harmful_prompts_are_nowhere(smoke_outputs):
     files = smoke_outputs.glob("runs/*/eval-*/responses.jsonl")
     lines = [json.loads(line) for f in files for line in f.read_text(encoding="utf-8").splitlines()]
-    # those that name what was asked for: an untrained model may also answer a hazard with some dish's recipe
-    harmful, benign = (
-        {
-            html.escape(x["response"])
-            for x in lines
-            if x["set"] == which and x["name"] in x["response"]
-        }
-        for which in ("harmful", "benign")
-    )
+    # those that name what was asked for: an untrained model may also answer a hazard with some
+    # dish's recipe
+    named = [line for line in lines if line["name"] in line["response"]]
+    harmful = {html.escape(line["response"]) for line in named if line["set"] == "harmful"}
+    benign = {html.escape(line["response"]) for line in named if line["set"] == "benign"}
     assert harmful
     executed = [read(p) for p in (smoke_outputs / "smoke" / "executed").iterdir()]
     outputs = [o for notebook in executed for c in code_cells(notebook) for o in c["outputs"]]
     in_notebooks = "".join("".join(o.get("data", {}).get("text/html", "")) for o in outputs)
-    for text in (
-        in_notebooks,
-        (smoke_outputs / "smoke" / "index.html").read_text(encoding="utf-8"),
-    ):
+    page = (smoke_outputs / "smoke" / "index.html").read_text(encoding="utf-8")
+    for text in (in_notebooks, page):
         cells = set(re.findall(r"<td[^>]*>(.*?)</td>", text, re.S))
         assert "[redacted" in text and not harmful & cells
         assert benign & cells  # else this looked at the wrong place
@@ -203,30 +213,28 @@ def test_responses_to_harmful_prompts_are_nowhere(smoke_outputs):
 def test_claims_are_written(smoke_outputs):
     with open(smoke_outputs / "smoke" / "claims.csv", encoding="utf-8", newline="") as f:
         rows = list(csv.DictReader(f))
-    assert [r["id"] for r in rows] == [c["id"] for c in claims._claims()]
+    assert [r["id"] for r in rows] == [c["id"] for c in claims.all_claims()]
     open_ = {r["id"] for r in rows if r["status"] != "preliminary"}
-    assert {r["status"] for r in rows} == {"preliminary", "not run"}, (
-        "one seed: every claim measured, none decided"
-    )
+    # one seed: every claim is measured, none decided
+    assert {r["status"] for r in rows} == {"preliminary", "not run"}
+    # smoke has only the first dataset and few rules, and next to no attack success whose ranks
+    # could be compared
     untried = {f"B5-{rule}" for rule in ("median", "trimmed_mean", "dnc", "foolsgold", "residual")}
-    assert open_ - {"B6-asr"} == untried | {r["id"] for r in rows if "wild-like" in r["id"]}, (
-        "smoke has the first dataset and few rules alone, and next to no attack success whose ranks could be compared"
-    )
+    elsewhere = {r["id"] for r in rows if "wild-like" in r["id"]}
+    assert open_ - {"B6-asr"} == untried | elsewhere
 
 
 def test_runs_are_shared_between_notebooks(smoke_outputs, monkeypatch):
-    """Every run that some notebook wants is there, and nothing else: they name the same runs alike."""
+    """Every run that some notebook wants is there, and nothing else: they name runs alike."""
     monkeypatch.setenv("FEDLIB_OUTPUTS", str(smoke_outputs))
     settings = presets.load("smoke")
-    wanted = [s for name in grids.GRIDS for s in grids.grid(settings, name)]
-    folders = {keys.run_folder(s) for s in wanted} | {
-        keys.written_folder(s, kind) for s in wanted for kind in keys.written_kinds(s)
-    }
+    wanted = [s for name in grids.GRIDS for s in grids.notebook_runs(settings, name)]
+    folders = {keys.run_folder(s) for s in wanted}
+    folders |= {keys.written_folder(s, kind) for s in wanted for kind in keys.written_kinds(s)}
     folders |= {keys.robustness_folder(s) for s in wanted if s.swat.warmup}
-    assert (
-        len(folders) < len(wanted)
-        and {p for p in (smoke_outputs / "runs").iterdir() if p.name[0] != "."} == folders
-    )
+    assert len(folders) < len(wanted)
+    there = {p for p in (smoke_outputs / "runs").iterdir() if p.name[0] != "."}
+    assert there == folders
     assert all(store.intact(folder) for folder in folders)
 
 
@@ -254,7 +262,9 @@ def test_a_warm_notebook_needs_no_torch(smoke_outputs, tmp_path):
 
 
 def test_papermill_with_a_file_and_a_changed_group(smoke_outputs, tmp_path, store):
-    """-f gives federation, -y replaces that group: the preset is read again, so its other fields stay."""
+    """-f gives federation, -y replaces that group, and its other fields stay the preset's.
+
+    That is so because fedlib reads the preset again."""
     shutil.copytree(smoke_outputs / "smoke" / "measures", store / "smoke" / "measures")
     done = papermill(
         reproduce.NOTEBOOKS / "90_claims.ipynb",
@@ -270,9 +280,8 @@ def test_papermill_with_a_file_and_a_changed_group(smoke_outputs, tmp_path, stor
     injected = next(c for c in cells if "injected-parameters" in c["metadata"]["tags"])
     assert "federation = {'rounds': 1}" in "".join(injected["source"]).replace('"', "'")
     with open(store / "smoke" / "claims.csv", encoding="utf-8", newline="") as f:
-        assert {row["status"] for row in csv.DictReader(f)} == {
-            "not run"
-        }  # measured with 2 rounds, not 1
+        statuses = {row["status"] for row in csv.DictReader(f)}
+    assert statuses == {"not run"}  # measured with 2 rounds, not 1
 
 
 def test_a_wrong_setting_ends_with_one_line(tmp_path):
@@ -308,14 +317,15 @@ def quiet(monkeypatch):
     plt.close("all")
 
 
+ONLY_RULE = {"evaluation": {"judges": ["rule"]}, "defense": {"compare": [2]}}
+NOTHING_COMPARED = {"federation": {"compare": []}, "defense": {"compare": []}}
+
+
 @pytest.mark.parametrize(
     "name, changes",
     [
-        (
-            "10_safety_table1",
-            {"seeds": [0, 1], "evaluation": {"judges": ["rule"]}, "defense": {"compare": [2]}},
-        ),
-        ("10_safety_table1", {"federation": {"compare": []}, "defense": {"compare": []}}),
+        ("10_safety_table1", {"seeds": [0, 1]} | ONLY_RULE),
+        ("10_safety_table1", NOTHING_COMPARED),
         ("12_safety_table3", {"evaluation": {"judges": ["rule", "help"]}}),
         ("13_safety_table4", {"seeds": [0, 1]}),
     ],
@@ -335,9 +345,8 @@ def test_without_malicious_clients_there_is_one_clear_line(quiet, name):
 
 def test_a_run_that_two_axes_name_counts_once(quiet, store):
     """Under full participation both samplings are the same runs: one seed must not become two."""
-    run_cells(
-        "10_safety_table1", federation={"sampled": 10, "compare": []}, defense={"compare": []}
-    )
+    everybody = {"sampled": 10, "compare": []}
+    run_cells("10_safety_table1", federation=everybody, defense={"compare": []})
     with open(store / "smoke" / "tables" / "10_table1.csv", encoding="utf-8", newline="") as f:
         assert [row["seeds"] for row in csv.DictReader(f)] == ["1"] * 2
     assert read(store / "smoke" / "measures" / "S1-md_judge-lmsys-like-full.json")["seeds"] == 1
