@@ -42,6 +42,7 @@ def row_gradients(tuned: Any, rows: Sequence[Encoded]) -> Tensor:
         losses = cross_entropy(logits.float(), labels[1:].clamp(min=0), reduction="none")
         return (losses * counted).sum() / counted.sum()
 
+    # rows of about one length share a batch, so that little of it is padding
     each = vmap(grad(loss), in_dims=(None, 0, 0))
     found: list[Tensor] = [matrix] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
@@ -69,7 +70,9 @@ def features(gradients: Tensor) -> np.ndarray:
 
     values = gradients.cpu().numpy()
     spectrum = dctn(values, axes=(1, 2), norm="ortho")
-    low = spectrum[:, : values.shape[1] // 2].reshape(len(values), -1)  # along the outputs
+    # low frequencies along the outputs
+    half = values.shape[1] // 2
+    low = spectrum[:, :half].reshape(len(values), -1)
     return low / np.linalg.norm(low, axis=1, keepdims=True).clip(1e-12)
 
 
@@ -102,6 +105,7 @@ def suspects(means: Mapping[int, np.ndarray]) -> dict[int, list[int]]:
     if len(owner) < 2:
         return suspected
 
+    # clusters that are alike, wherever they lie
     stacked = np.concatenate([found for found in means.values() if len(found)])
     linkage = AgglomerativeClustering(
         n_clusters=None, metric="precomputed", linkage="average", distance_threshold=1 - ALIKE
@@ -150,10 +154,8 @@ def gradient_filter(
     return left, _record(rows, out)
 
 
-FILTERS = {"gradient": gradient_filter}
-
-
 def _record(rows: Mapping[int, Sequence[dict]], out: Mapping[int, set[int]]) -> dict:
+    """How well poisoned rows were found, and what else was taken out with them."""
     taken = [rows[client][i]["label"] for client, indices in out.items() for i in indices]
     poisoned = sum(row["label"] == "poisoned" for own in rows.values() for row in own)
     right = taken.count("poisoned")
@@ -166,3 +168,6 @@ def _record(rows: Mapping[int, Sequence[dict]], out: Mapping[int, set[int]]) -> 
         "f1": round(f1, 2),
         "taken": {label: taken.count(label) for label in sorted(set(taken))},
     }
+
+
+FILTERS = {"gradient": gradient_filter}
