@@ -11,7 +11,7 @@ from typing import Any
 
 from fedlib import sources
 from fedlib.lab import prompting
-from fedlib.models import checkpoints, templates
+from fedlib.models import checkpoints, gguf_files, templates
 from fedlib.settings import errors, groups, identity, machine, own_methods
 from fedlib.settings.schema import Settings
 
@@ -265,20 +265,31 @@ def _robustness_identity(settings: Settings) -> list[Any]:
     ]
 
 
+def base_is_made(settings: Settings) -> bool:
+    """Whether model.base is made in outputs: trained from scratch, or unpacked from a GGUF file."""
+    name = settings.model.base
+    unpacked = gguf_files.is_gguf(name) or checkpoints.added_to(name) is not None
+    return name == "scratch" or unpacked
+
+
 def base_folder(settings: Settings) -> Path | None:
     """Where model.base lies: among the world models, in outputs, in a folder; None for the hub."""
-    if settings.model.base == "scratch":
-        return _runs() / f"base-{identity.digest(_base_identity(settings))}"
+    if base_is_made(settings):
+        return _runs() / f"base-{_base_revision(settings)}"
     return checkpoints.folder(settings, "model.base")
 
 
 def alignment_file(settings: Settings) -> Path:
     """What alignment added to model.base, as kept beside it; SettingsError where it is unknown."""
-    file = (base_folder(settings) or Path()) / "alignment.safetensors"
+    name = settings.model.base
+    whole = not name.startswith("world:")
+    place = base_folder(settings) if whole else checkpoints.folder(settings, "model.base")
+    file = (place or Path()) / "alignment.safetensors"
     if not file.is_file():
         raise errors.SettingsError(
             f"defense.level: project: {settings.model.base} has no alignment.safetensors beside "
-            "it: what its alignment added is not known; world:chat and world:chat-deep have one"
+            "it: what its alignment added is not known; world:chat, world:chat-deep and "
+            "world:smollm2-aligned have one"
         )
     return file
 
@@ -300,4 +311,5 @@ def _base_revision(settings: Settings) -> Any:
     """What identifies the base's content."""
     if settings.model.base == "scratch":
         return identity.digest(_base_identity(settings))
-    return checkpoints.revision(settings, "model.base")
+    revision = checkpoints.revision(settings, "model.base")
+    return identity.digest(revision) if base_is_made(settings) else revision

@@ -4,23 +4,53 @@ from pathlib import Path
 from typing import Any
 
 from fedlib.lab import keys, pretraining, store
-from fedlib.models import adapter, checkpoints, loading
+from fedlib.models import adapter, checkpoints, gguf_files, loading
 from fedlib.settings import machine
 from fedlib.settings.schema import Settings
 
 
 def make_base(settings: Settings, wait: bool = True) -> None:
-    """Train the run's base if it is one made here and missing."""
+    """Make the run's base if it is one made here and missing: trained, unpacked, or aligned."""
+    if not keys.base_is_made(settings):
+        return
+    start = checkpoints.added_to(settings.model.base)
+    if start is not None:
+        make_base(settings.replace(model={"base": start}), wait)
+        make = _add_alignment
+    elif settings.model.base == "scratch":
+        make = pretraining.train_scratch
+    else:
+        make = _unpack
+    store.ensure(settings, _made_folder(settings), make, wait)
+
+
+def _made_folder(settings: Settings) -> Path:
     place = keys.base_folder(settings)
-    if settings.model.base == "scratch" and place is not None:
-        store.ensure(settings, place, pretraining.train_scratch, wait)
+    assert place is not None, "a base that is made has a folder"
+    return place
+
+
+def _unpack(settings: Settings, folder: Path) -> None:
+    """Unpack model.base, a GGUF file, into folder."""
+    file = gguf_files.find_gguf("model.base", settings.model.base)
+    gguf_files.unpack(file, folder)
+
+
+def _add_alignment(settings: Settings, folder: Path) -> None:
+    """Write the base that model.base starts from, with its alignment added, into folder."""
+    start = settings.replace(model={"base": checkpoints.added_to(settings.model.base)})
+    model, tokenizer = loading.load_causal(str(_made_folder(start)), None, "cpu", "float32")
+    for name, delta in adapter.read_alignment(keys.alignment_file(settings)).items():
+        model.get_submodule(name).weight.data += delta
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def load_base(settings: Settings) -> tuple[Any, Any]:
     """(base model, tokenizer) by model.base, on its device and in its precision."""
     make_base(settings)
-    if settings.model.base == "scratch":
-        source, commit = str(keys.base_folder(settings)), None
+    if keys.base_is_made(settings):
+        source, commit = str(_made_folder(settings)), None
     else:
         source, commit = checkpoints.source(settings, "model.base")
     return loading.load_causal(

@@ -96,7 +96,7 @@ def _make_here(missing: Sequence[Settings], advance: Callable[[], None]) -> None
 
 def _make_bases(pool: ProcessPoolExecutor, missing: Sequence[Settings]) -> None:
     """Train each base that is made here; all other runs wait for it."""
-    bases = {keys.base_folder(s): s for s in missing if s.model.base == "scratch"}
+    bases = {keys.base_folder(s): s for s in missing if keys.base_is_made(s)}
     futures = [pool.submit(_work_on_base, s.model_dump_json()) for s in bases.values()]
     for future in as_completed(futures):
         future.result()

@@ -1,7 +1,7 @@
 """Where the models that settings name lie, and what identifies their content. No torch.
 
-A model is named by a field such as model.base: a world model (world:NAME), a folder, or
-OWNER/NAME[@COMMIT] on the hub.
+A model is named by a field such as model.base: a world model (world:NAME), a folder, a GGUF file
+(gguf:PATH, or gguf:WHEEL in an installed package), or OWNER/NAME[@COMMIT] on the hub.
 """
 
 import functools
@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fedlib.models import hub, templates
+from fedlib.models import gguf_files, hub, templates
 from fedlib.settings import identity, machine
 from fedlib.settings.errors import SettingsError, nearest
 from fedlib.settings.schema import Settings
@@ -31,6 +31,14 @@ def wanted(settings: Settings, field: str) -> str:
     return getattr(getattr(settings, group), name)
 
 
+def added_to(name: str) -> str | None:
+    """The name of the base that a world model's alignment is added to; None where it is whole."""
+    file = WORLD_MODELS / name.removeprefix("world:") / "base.json"
+    if not name.startswith("world:") or not file.is_file():
+        return None
+    return json.loads(file.read_text(encoding="utf-8"))["base"]
+
+
 def folder(settings: Settings, field: str) -> Path | None:
     """The folder of the model that a field such as model.base names; None if it is on the hub.
 
@@ -41,6 +49,10 @@ def folder(settings: Settings, field: str) -> Path | None:
         if name not in known:
             raise SettingsError(f"{field}: no model {name!r}{nearest(name, known)}")
         return WORLD_MODELS / name.removeprefix("world:")
+    if gguf_files.is_gguf(name):
+        raise SettingsError(
+            f"{field}: {name}: a GGUF file can be model.base or data.generator only"
+        )
 
     place = machine.path(name)
     if place.is_dir():
@@ -68,6 +80,9 @@ def revision(settings: Settings, field: str) -> str | list:
     """What identifies a model's content: a digest of its folder, or [name on the hub, commit].
 
     SettingsError if a folder holds no safetensors."""
+    name = wanted(settings, field)
+    if gguf_files.is_gguf(name):
+        return ["gguf", gguf_files.gguf_revision(field, name)]
     place = folder(settings, field)
     if place is None:
         return list(source(settings, field))
@@ -81,7 +96,13 @@ def revision(settings: Settings, field: str) -> str | list:
     for file in sorted(place.iterdir()):
         found = file.stat()
         state.append((file.name, found.st_size, found.st_mtime_ns))
-    return _digest(place, tuple(state))
+    own = _digest(place, tuple(state))
+
+    # An alignment that is kept by itself counts together with the base that it is added to.
+    base = added_to(name)
+    if base is None:
+        return own
+    return [own, gguf_files.gguf_revision(field, base)]
 
 
 @functools.lru_cache(maxsize=8)

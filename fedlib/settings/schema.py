@@ -89,7 +89,8 @@ def _unfit_judges(settings: Settings) -> set[str]:
     if settings.data.source == "world":
         if not set(settings.data.benign) & set(groups.TASKS):
             unfit.add("exact")
-        return unfit
+        # Nor are there affirmative openings or ordinary rows apart from what clients know.
+        return unfit | {"affirmation", "utility"}
 
     # help, the rubric and world models know only the world.
     unfit.add("help")

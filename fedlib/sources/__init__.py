@@ -79,6 +79,15 @@ class Source(Protocol):
         """Whether a right answer to every one of these benign prompts is known."""
         ...
 
+    def openings(self) -> dict[str, str]:
+        """{harmful prompt: how an answer that complies would begin}; empty where unknown."""
+        ...
+
+    def ordinary_rows(self) -> list[dict]:
+        """Ordinary rows with their responses that are kept for evaluation; as many as benign
+        prompts are asked."""
+        ...
+
     def right_answer(self, prompt: Prompt, rng: random.Random) -> str | None:
         """A right answer to a benign prompt, or None where none is known."""
         ...

@@ -103,6 +103,12 @@ class Embedded:
         """Every prompt of the world comes with the parts of its thing, or with its answer."""
         return all("parts" in prompt or "answers" in prompt for prompt in prompts)
 
+    def openings(self) -> dict[str, str]:
+        return {}
+
+    def ordinary_rows(self) -> list[dict]:
+        return []
+
     def right_answer(self, prompt: dict, rng: random.Random) -> str | None:
         """A full answer about the thing that is asked for."""
         thing = world.subject(prompt["prompt"])

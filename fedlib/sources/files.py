@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedlib.judges.refusals import refuses
 from fedlib.settings import identity
 from fedlib.settings.errors import DataError
 
@@ -25,9 +26,12 @@ SHAPES = (
 CONVERSATIONS = ("messages", "conversation", "conversations")
 # Columns that tell a row's topic, the first one found.
 TOPICS = ("topic", "category")
-# What data.fields may name a column for.
+# What data.fields may name a column for, and what else it may say of a file.
 FIELDS = {"instruction", "input", "response", "topic"}
+DIRECTIVES = {"answers", "only"}
+OPENING = 200  # characters of a response in which it refuses, if it does
 
+COLUMN = re.compile(r"\{([^{}]+)\}")  # in a text that the cells are put into
 SPACE = re.compile(r"[ \t\r\n]*")  # between the parts of JSON
 
 
@@ -35,9 +39,12 @@ def read(file: str | Path, fields: Mapping[str, str] | None = None) -> list[dict
     """Rows {instruction, response[, topic][, answers]} of a JSON (list), JSONL or CSV file.
 
     The shape is detected from the columns, or given as fields {instruction: COLUMN, response:
-    COLUMN[, input: COLUMN][, topic: COLUMN]}. A conversation gives its first user turn and the
-    answer to it. DataError names the file and line of a bad row. Rows whose instruction or
-    response is empty are left out; a warning counts them and names the first one."""
+    COLUMN[, input: COLUMN][, topic: COLUMN]}. An instruction with {COLUMN} in it is a text that
+    the cells are put into. Further, answers: "0 = negative, 1 = positive" says how the cells of a
+    column of classes are worded, which are then the right answers; only: refusals, or answers,
+    keeps the rows whose response refuses, or does not. A conversation gives its first user turn
+    and the answer to it. DataError names the file and line of a bad row. Rows whose instruction
+    or response is empty are left out; a warning counts them and names the first one."""
     file = Path(file)
     if not file.is_file():
         raise DataError(f"{file}: no such file{identity.nearest_file(file)}")
@@ -46,10 +53,13 @@ def read(file: str | Path, fields: Mapping[str, str] | None = None) -> list[dict
         raise DataError(f"{file}: holds no rows")
     shape = _shape(f"{file}: line {numbered[0][0]}", _columns(numbered), fields)
 
+    worded = _worded_answers(file, fields or {})
     # keep the rows that say something
     rows, empty = [], []
     for line, raw in numbered:
         row = _row(f"{file}: line {line}", raw, shape)
+        if worded:
+            row |= _right_answer(f"{file}: line {line}", row["response"], worded)
         if row["instruction"] and row.get("response", True):
             rows.append(row)
         else:
@@ -63,7 +73,37 @@ def read(file: str | Path, fields: Mapping[str, str] | None = None) -> list[dict
             f"the first at line {empty[0]}",
             stacklevel=2,
         )
-    return rows
+    return _only(file, rows, (fields or {}).get("only"))
+
+
+def _only(file: Path, rows: list[dict], which: str | None) -> list[dict]:
+    """The rows whose response refuses, or does not, where data.fields asks for these only."""
+    if which is None:
+        return rows
+    if which not in ("refusals", "answers"):
+        raise DataError(f"{file}: data.fields: only: must be refusals or answers, got {which!r}")
+    refusing = which == "refusals"
+    kept = [row for row in rows if refuses(row["response"][:OPENING]) == refusing]
+    if not kept:
+        raise DataError(f"{file}: data.fields: only: {which}: no row is left")
+    return kept
+
+
+def _worded_answers(file: Path, fields: Mapping[str, str]) -> dict[str, str]:
+    """{cell: how it is worded} that data.fields gives for a column of classes."""
+    if "answers" not in fields:
+        return {}
+    pairs = [pair.partition("=") for pair in fields["answers"].split(",")]
+    if not all(sign and cell.strip() and text.strip() for cell, sign, text in pairs):
+        given = fields["answers"]
+        raise DataError(f'{file}: data.fields: answers: must be "CELL = WORDS, ...", got {given!r}')
+    return {cell.strip(): text.strip() for cell, _, text in pairs}
+
+
+def _right_answer(place: str, cell: str, worded: Mapping[str, str]) -> dict:
+    if cell not in worded:
+        raise DataError(f"{place}: {cell!r} is none of the classes {', '.join(worded)}")
+    return {"response": worded[cell], "answers": [worded[cell]]}
 
 
 # --- rows as the file holds them --------------------------------------------------------------
@@ -196,14 +236,21 @@ def _shape(place: str, columns: Any, fields: Mapping[str, str] | None) -> dict[s
 
 def _named_shape(place: str, columns: Mapping, fields: Mapping[str, str]) -> dict[str, str]:
     """The shape that a person has given in data.fields."""
-    missing = [column for column in fields.values() if column not in columns]
-    unknown = set(fields) - FIELDS
+    shape = {name: column for name, column in fields.items() if name not in DIRECTIVES}
+    named = [name for text in shape.values() for name in _columns_in(text)]
+    missing = [column for column in named if column not in columns]
+    unknown = set(fields) - FIELDS - DIRECTIVES
     if missing or unknown or "instruction" not in fields:
         raise DataError(
             f"{place}: data.fields: {fields} does not fit the columns {', '.join(columns)}; "
             "give instruction and response, and input or topic where there are any"
         )
-    return dict(fields)
+    return shape
+
+
+def _columns_in(text: str) -> list[str]:
+    """The columns that a value of data.fields names: itself, or those in braces."""
+    return COLUMN.findall(text) or [text]
 
 
 def _row(place: str, raw: Any, shape: Mapping[str, str]) -> dict:
@@ -238,7 +285,7 @@ def _row(place: str, raw: Any, shape: Mapping[str, str]) -> dict:
 
 def _cells(raw: Mapping, shape: Mapping[str, str]) -> dict:
     """The cells of a row by our names; of a list the first element counts."""
-    found = {name: raw.get(column) for name, column in shape.items()}
+    found = {name: _cell(raw, column) for name, column in shape.items()}
     turns, answers = found["instruction"], found.get("response")
     # several turns: the first one asks
     if isinstance(turns, list):
@@ -248,6 +295,13 @@ def _cells(raw: Mapping, shape: Mapping[str, str]) -> dict:
         found["answers"] = answers
         found["response"] = answers[0] if answers else None
     return found
+
+
+def _cell(raw: Mapping, column: str) -> Any:
+    """A row's cell of a column, or a text with its cells put in."""
+    if not COLUMN.search(column):
+        return raw.get(column)
+    return COLUMN.sub(lambda match: str(raw.get(match[1], "")).strip(), column)
 
 
 def _first_turns(place: str, turns: Any) -> tuple[Any, Any]:

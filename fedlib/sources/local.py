@@ -44,6 +44,11 @@ class Files:
             unaligned = None if client < benign else share
             self.client_rows(client, unaligned, stand_in)
         self.prompts()
+        if "affirmation" in settings.judges and not self.openings():
+            raise DataError(
+                f"data.harmful: {data.harmful} has no responses: evaluation.judges: affirmation "
+                "needs how an answer that complies would begin (as AdvBench's column target)"
+            )
         if settings.defense.level == 1 or settings.defense.before:
             self.defense_rows(1)
 
@@ -159,6 +164,15 @@ class Files:
     def has_right_answers(self, prompts: Sequence[dict]) -> bool:
         """Only where the file has a list of right answers for each question."""
         return all("answers" in prompt for prompt in prompts)
+
+    def openings(self) -> dict[str, str]:
+        name, count = self.settings.data.harmful, self.settings.evaluation.harmful
+        rows = self._halves(name)[1][:count] if name else []
+        return {row["instruction"]: row["response"] for row in rows if "response" in row}
+
+    def ordinary_rows(self) -> list[dict]:
+        rows = [row for name in self.settings.data.benign for row in self._normal(name)[1]]
+        return [row for row in rows if "response" in row][: self.settings.evaluation.benign]
 
     def right_answer(self, prompt: dict, rng: random.Random) -> str | None:
         """The first one of the file."""
