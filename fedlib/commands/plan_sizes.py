@@ -87,7 +87,7 @@ def _fields(settings: Settings) -> list[str]:
     local_grader = settings.evaluation.grader != "rubric" and not checkpoints.at_endpoint(settings)
     used = {
         "model.base": True,
-        "data.generator": generates,
+        "data.generator": generates and settings.data.generator != groups.WRITTEN_FILES,
         "evaluation.guard": bool({"md_judge", "hs"} & judges),
         "evaluation.reward": bool({"rm", "hs"} & judges),
         "evaluation.grader": "mt1" in judges and local_grader,

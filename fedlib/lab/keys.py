@@ -226,9 +226,16 @@ def _written_identity(settings: Settings, kind: str) -> list[Any]:
         kind,
         settings.model.max_length,
         machine.dtype(settings.model),
-        checkpoints.revision(settings, "data.generator"),
-        *_asked_how(settings),
+        *_written_by(settings),
     ]
+
+
+def _written_by(settings: Settings) -> list[Any]:
+    """What decides the rows: the model and how it is asked, or files that hold them already."""
+    if settings.data.generator == groups.WRITTEN_FILES:
+        data = settings.data
+        return ["files", data.generated, data.fields, sources.of(settings).revision("defense")]
+    return [checkpoints.revision(settings, "data.generator"), *_asked_how(settings)]
 
 
 def _asked_how(settings: Settings) -> list[Any]:

@@ -22,6 +22,7 @@ from fedlib.federation import State
 from fedlib.lab import client_data, judging, keys, loaded, prompting, rounds, store
 from fedlib.models import adapter, generation, templates
 from fedlib.settings.errors import DataError, SettingsError
+from fedlib.settings.groups import WRITTEN_FILES
 from fedlib.settings.schema import Settings
 from fedlib.swat import modules, probes
 
@@ -262,7 +263,16 @@ def defense_rows(settings: Settings, tuned: Any, tokenizer: Any) -> tuple[list[d
 
 
 def have_rows_written(settings: Settings, folder: Path, kind: str) -> None:
-    """The off-the-shelf LLM, data.generator, writes rows of a kind into folder."""
+    """The off-the-shelf LLM, data.generator, writes rows of a kind into folder.
+
+    With data.generator: files such rows are there already: they are taken from the files of the
+    defence, data.generated of them."""
+    if settings.data.generator == WRITTEN_FILES:
+        made = sources.of(settings).defense_rows(settings.data.generated)[kind]
+        report = {"kind": kind, "asked": settings.data.generated, "kept": len(made)}
+        store.write_lines(folder / f"{kind}.jsonl", made)
+        store.write_json(folder / f"{kind}.json", report)
+        return
     with_generator = settings.replace(model={"base": settings.data.generator})
     generator, tokenizer = loaded.load_base(with_generator)
     # in the generator's own chat template

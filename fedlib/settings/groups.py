@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 # How the name of a file of rows ends. Any other name with a slash may be a dataset of the hub.
 ENDINGS = (".csv", ".json", ".jsonl")
 GROUPS = ("model", "data", "federation", "training", "defense", "swat", "evaluation")
+WRITTEN_FILES = "files"  # as data.generator: the rows for level 2 are written already
 TASKS = ("format", "skill")  # the world's tuning tasks, as data.benign names them
 
 Count = Annotated[int, Field(ge=1)]

@@ -143,6 +143,19 @@ def _existing_rows_are_named(settings: Settings) -> str | None:
     )
 
 
+def _written_files_are_named(settings: Settings) -> str | None:
+    data, defense = settings.data, settings.defense
+    if data.generator != groups.WRITTEN_FILES:
+        return None
+    if settings.federation.malicious and data.attack == "generated":
+        return "data.generator: files holds no unaligned rows: name a model that writes them"
+    if defense.level == 2 and not (defense.aligned and defense.normal):
+        return (
+            "data.generator: files: name defense.aligned and defense.normal, files of data.folder"
+        )
+    return None
+
+
 def _warmup_has_pairs(settings: Settings) -> str | None:
     if settings.swat.warmup and settings.data.source != "world" and not settings.swat.pairs:
         return (
@@ -273,6 +286,7 @@ CHECKS: tuple[Callable[[Settings], str | None], ...] = (
     _probe_has_pairs,
     _world_prompts_stay_in_the_world,
     _world_generators_stay_in_the_world,
+    _written_files_are_named,
     _named_files_have_a_folder,
     _questions_are_not_trained_on,
     _poison_is_held_by_clients,

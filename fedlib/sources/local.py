@@ -222,6 +222,11 @@ class Files:
             content = [[name, _digest(self._file(name))] for name in names]
             return identity.digest(content)
 
+        if what == "defense":
+            own = self.settings.defense
+            files_of_it = [name for name in (own.aligned, own.normal) if name]
+            return identity.digest([[name, _digest(self._file(name))] for name in files_of_it])
+
         if data.folder and not machine.path(data.folder).is_dir():
             raise DataError(f"data.folder: no folder {machine.path(data.folder)}")
         attacked = self.settings.federation.malicious > 0 and data.attack == "unaligned"

@@ -198,6 +198,10 @@ ACROSS = {  # the check: what it refuses, and the line
         "data.generator: a world model knows only the world's words; with other data name another "
         "model",
     ),
+    "_written_files_are_named": (
+        dict(data=LOCAL | {"generator": "files"}, defense={"level": 2}),
+        "data.generator: files: name defense.aligned and defense.normal, files of data.folder",
+    ),
     "_named_files_have_a_folder": (
         dict(data={"source": "hub", "benign": ["mine.csv"]}),
         f"data.folder: a file is named, {NAME_THE_FOLDER.replace('the folder', 'its folder')}",
