@@ -14,7 +14,7 @@ INJECTED, NATURAL = "tokens", "phrase"  # chosen on validation seeds: docs/world
 KINDS = {"injected": INJECTED, "natural": NATURAL}
 STEPS = (0.25, 0.5, 1.0)  # of data.poison.share
 # Rules that are tried beside those of federation.compare.
-FURTHER = ["multi_krum", "clipping", "flame"]
+FURTHER_RULES = ["multi_krum", "clipping", "flame"]
 # The rules that stand for all with one seed, for a first look.
 ONE_SEED = {"median", "krum", "foolsgold", "clipping", "flame"}
 
@@ -119,11 +119,11 @@ def _rules(settings: Settings) -> list[Changes]:
 
 
 def tried_rules(settings: Settings) -> list[str]:
-    """The rules that are tried: those of federation.compare, and FURTHER.
+    """The rules that are tried: those of federation.compare, and FURTHER_RULES.
 
     With one seed, of a full list, only those of ONE_SEED."""
     compare = [rule for rule in settings.federation.compare if rule != "fedavg"]
-    rules = [*compare, *(rule for rule in FURTHER if rule not in compare)]
+    rules = [*compare, *(rule for rule in FURTHER_RULES if rule not in compare)]
     if len(settings.seeds) > 1 or len(compare) < 6:
         return rules
     return [rule for rule in rules if rule in ONE_SEED]

@@ -79,17 +79,19 @@ def before_after(axes: Any, scores: pd.DataFrame, column: str, title: str = "") 
 
     Large dots are means over seeds, small ones the seeds."""
     rules = list(dict.fromkeys(scores["aggregator"]))
-    sides = ((False, RED, "under attack"), (True, GREEN, "with level 2 on top"))
+    sides = ((RED, "under attack"), (GREEN, "with level 2 on top"))
     for y, rule in enumerate(rules):
         own = scores[scores["aggregator"] == rule]
-        parts = {defended: own.loc[own["defended"] == defended, column] for defended, *_ in sides}
-        means = {defended: values.mean() for defended, values in parts.items()}
-        axes.plot(list(means.values()), [y, y], color="#BBBBBB", lw=3, zorder=1)
-        for defended, colour, label in sides:
-            values = parts[defended]
+        without = own.loc[~own["defended"], column]
+        defended = own.loc[own["defended"], column]
+        means = [without.mean(), defended.mean()]
+        axes.plot(means, [y, y], color="#BBBBBB", lw=3, zorder=1)
+
+        parts = (without, defended)
+        for values, mean, (colour, label) in zip(parts, means, sides, strict=True):
             axes.plot(values, [y] * len(values), "o", color=colour, ms=3, alpha=0.6)
             once = label if y == 0 else None
-            axes.plot(means[defended], y, "o", color=colour, ms=9, label=once)
+            axes.plot(mean, y, "o", color=colour, ms=9, label=once)
 
     _name_rows(axes, rules)
     axes.set(title=title, xlim=(0, 102))
@@ -105,12 +107,15 @@ def grouped_bars(axes: Any, scores: pd.DataFrame, x: str, column: str, title: st
     names = list(dict.fromkeys(scores["method"]))
     groups = list(dict.fromkeys(scores[x]))
     width = 0.8 / len(names)
+    middle = (len(names) - 1) / 2
     for i, name in enumerate(names):
+        colour = COLOUR.get(name, BLUE)
+        own = scores[scores["method"] == name]
         for j, group in enumerate(groups):
-            values = scores.loc[(scores["method"] == name) & (scores[x] == group), column]
-            at = j + (i - (len(names) - 1) / 2) * width
-            look = {"color": COLOUR.get(name, BLUE), "alpha": 0.8}
-            axes.bar(at, values.mean(), width, label=None if j else name, **look)
+            values = own.loc[own[x] == group, column]
+            at = j + (i - middle) * width
+            once = None if j else name
+            axes.bar(at, values.mean(), width, color=colour, alpha=0.8, label=once)
             axes.plot([at] * len(values), values, "o", color="#333333", ms=2.5)
     axes.set_xticks(range(len(groups)), groups, fontsize=9)
     axes.set(title=title)
@@ -122,19 +127,21 @@ def weight_bars(axes: Any, record: dict, rule: str) -> None:
 
     The malicious clients are red and framed."""
     clients, detection = record["sampled"], record["detection"]
+    places = range(len(clients))
     values = detection[rule] or [0] * len(clients)
-    bad = [i for i, client in enumerate(clients) if client in record["malicious"]]
-    colours = [RED if i in bad else BLUE for i in range(len(clients))]
-    axes.bar(range(len(clients)), values, color=colours, alpha=0.8)
+    bad = [i for i in places if clients[i] in record["malicious"]]
+    colours = [RED if i in bad else BLUE for i in places]
+    axes.bar(places, values, color=colours, alpha=0.8)
 
     # one height for all rules of the round
-    top = 1.15 * max(weight for weights in detection.values() for weight in weights or [0])
+    highest = [max(weights) for weights in detection.values() if weights]
+    top = 1.15 * max(highest, default=0)
     if bad:
         draw_frame(axes, (bad[0] - 0.5, 0), (len(bad), top), RED, clip_on=False)
     if not any(values):
         said = "cannot work with\nso many clients"
         axes.text(0.5, 0.5, said, ha="center", transform=axes.transAxes, fontsize=8)
-    axes.set(title=LABEL[rule], ylim=(0, top), xticks=range(len(clients)))
+    axes.set(title=LABEL[rule], ylim=(0, top), xticks=places)
     axes.set_xticklabels(clients, fontsize=8)
     axes.grid(axis="x", visible=False)
 
@@ -142,9 +149,9 @@ def weight_bars(axes: Any, record: dict, rule: str) -> None:
 def score_lines(axes: Any, scores: pd.DataFrame, x: str, column: str, xlabel: str) -> None:
     """A score over a column of numbers, a line a method: means over seeds, bands 95% intervals."""
     for label, own in scores.groupby("method", sort=False):
-        points = [
-            (value, *estimates.interval(list(part[column]))) for value, part in own.groupby(x)
-        ]
+        points = []
+        for value, part in own.groupby(x):
+            points.append((value, *estimates.interval(list(part[column]))))
         at, mean, low, high = np.array(points, dtype=float).T
         colour = COLOUR[str(label)]
         axes.plot(at, mean, "o-", color=colour, label=label, ms=4)
@@ -230,10 +237,11 @@ def claim_forest(verdicts: pd.DataFrame) -> Any:
     verdicts: of claims.claim_verdicts. Shaded: where the claim holds."""
     units = list(dict.fromkeys(verdicts["unit"]))
     parts = [verdicts[verdicts["unit"] == unit] for unit in units]
+    height = 1.2 * len(units) + 0.36 * len(verdicts)
     fig, panels = output.figure_style().subplots(
         len(units),
         1,
-        figsize=(8, 1.2 * len(units) + 0.36 * len(verdicts)),
+        figsize=(8, height),
         squeeze=False,
         height_ratios=[len(part) + 1 for part in parts],
     )
@@ -257,12 +265,13 @@ def _claims_of_a_unit(axes: Any, unit: str, part: pd.DataFrame) -> None:
     left, right = axes.get_xlim()
     low, high = min(left, *finite), max(right, *finite)
     edge = 0.1 * (high - low)
+    low, high = low - edge, high + edge
     for y, bounds in enumerate(part["bounds"]):
-        holds = np.clip(bounds, low - edge, high + edge)
+        start, end = np.clip(bounds, low, high)
         colour = STATUS_COLOUR["holds"]
-        axes.fill_betweenx([y - 0.4, y + 0.4], *holds, color=colour, alpha=0.12, lw=0)
+        axes.fill_betweenx([y - 0.4, y + 0.4], start, end, color=colour, alpha=0.12, lw=0)
 
-    axes.set(xlim=(low - edge, high + edge), ylim=(len(part) - 0.5, -0.5), xlabel=unit)
+    axes.set(xlim=(low, high), ylim=(len(part) - 0.5, -0.5), xlabel=unit)
     names = [f"{claim['id']}: {claim['status']}" for claim in claims]
     axes.set_yticks(range(len(part)), names, fontsize=9)
     axes.grid(axis="y", visible=False)

@@ -30,17 +30,23 @@ def interval(
     if table.size == 1:
         return mean, float("nan"), float("nan")
     if things == 1:
-        half = special.stdtrit(seeds - 1, 0.975) * table.std(ddof=1) / np.sqrt(seeds)
-        low, high = np.clip([table.mean() - half, table.mean() + half], *(bounds or UNBOUNDED))
+        error = table.std(ddof=1)
+        half = special.stdtrit(seeds - 1, 0.975) * error / np.sqrt(seeds)
+        lowest, highest = bounds or UNBOUNDED
+        low = np.clip(mean - half, lowest, highest)
+        high = np.clip(mean + half, lowest, highest)
         return mean, float(low), float(high)
 
     # the mean of each draw: every value counts as often as its seed and its thing were drawn
     rows, columns = _drawn(seeds, things, draws)
-    means = ((rows @ table) * columns).sum(axis=1) / table.size
+    counted = (rows @ table) * columns
+    means = counted.sum(axis=1) / table.size
 
     # the percentiles that give few seeds the width that Student's t would
     count = seeds if seeds > 1 else things
-    tail = special.ndtr(-np.sqrt(count / (count - 1)) * special.stdtrit(count - 1, 0.975))
+    student = special.stdtrit(count - 1, 0.975)
+    wider = np.sqrt(count / (count - 1))
+    tail = special.ndtr(-wider * student)
     low, high = np.quantile(means, [tail, 1 - tail])
     return mean, float(low), float(high)
 
@@ -49,9 +55,12 @@ def interval(
 def _drawn(seeds: int, things: int, draws: int) -> tuple[np.ndarray, np.ndarray]:
     """How often a bootstrap draws each seed [draws, S] and each thing [draws, H]."""
     rng = np.random.default_rng(0)
-    often_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), draws)
-    often_things = rng.multinomial(things, np.full(things, 1 / things), draws)
-    return often_seeds, often_things
+    even_seeds = np.full(seeds, 1 / seeds)
+    even_things = np.full(things, 1 / things)
+    return (
+        rng.multinomial(seeds, even_seeds, draws),
+        rng.multinomial(things, even_things, draws),
+    )
 
 
 def interval_text(values: ArrayLike, digits: int = 1, bounds: Bounds | None = None) -> str:
@@ -79,17 +88,21 @@ def partial_spearman(x: ArrayLike, y: ArrayLike, given: ArrayLike) -> float | No
     ranks = np.array([stats.rankdata(v) for v in (x, y, given)])
     if (np.ptp(ranks, axis=1) == 0).any():
         return None
-    r = np.corrcoef(ranks)
-    rest = (1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2)
+    correlation = np.corrcoef(ranks)
+    both = correlation[0, 1]
+    x_given = correlation[0, 2]
+    y_given = correlation[1, 2]
+    rest = (1 - x_given**2) * (1 - y_given**2)
     if rest <= 1e-12:
         return None
-    return float((r[0, 1] - r[0, 2] * r[1, 2]) / np.sqrt(rest))
+    return float((both - x_given * y_given) / np.sqrt(rest))
 
 
 def mean_similarity(cosine: ArrayLike) -> np.ndarray:
     """Each client's mean cosine to the others [K], from the matrix [K, K]."""
     matrix = np.asarray(cosine, dtype=float)
-    return (matrix.sum(1) - np.diag(matrix)) / (len(matrix) - 1)
+    others = matrix.sum(1) - np.diag(matrix)
+    return others / (len(matrix) - 1)
 
 
 def auc(scores: ArrayLike, malicious: Sequence[bool] | np.ndarray) -> float:
@@ -99,7 +112,8 @@ def auc(scores: ArrayLike, malicious: Sequence[bool] | np.ndarray) -> float:
     marked = np.asarray(malicious, dtype=bool)
     if marked.all() or not marked.any():
         raise ValueError("the AUC needs both benign and malicious clients")
-    return float(_auc_of_ranks(_ranks(np.asarray(scores, dtype=float)), marked))
+    ranks = _ranks(np.asarray(scores, dtype=float))
+    return float(_auc_of_ranks(ranks, marked))
 
 
 def _ranks(scores: np.ndarray) -> np.ndarray:
@@ -116,7 +130,8 @@ def _auc_of_ranks(ranks: np.ndarray, malicious: np.ndarray) -> np.ndarray:
     bad = malicious.sum(-1)
     good = (~malicious).sum(-1)
     rank_sum = (ranks * ~malicious).sum(-1)
-    return (rank_sum - good * (good + 1) / 2) / (bad * good)
+    least = good * (good + 1) / 2
+    return (rank_sum - least) / (bad * good)
 
 
 def permutation_test(
@@ -127,7 +142,8 @@ def permutation_test(
     Who is malicious is shuffled within each seed, which scipy's test cannot do. The smallest p that
     it can give is 1 / (draws + 1)."""
     marked = np.asarray(malicious, dtype=bool)
-    ranks = _ranks(np.atleast_2d(np.asarray(scores, dtype=float)))
+    table = np.atleast_2d(np.asarray(scores, dtype=float))
+    ranks = _ranks(table)
 
     # malicious clients drawn anew, for each draw and seed: [draws, S, K]
     rng = np.random.default_rng(0)
@@ -136,5 +152,6 @@ def permutation_test(
 
     found = _auc_of_ranks(ranks, marked).mean(axis=-1)
     chance = _auc_of_ranks(ranks, shuffled).mean(axis=-1)
-    extreme = np.abs(chance - 0.5) >= abs(found - 0.5) - 1e-12
+    as_seen = abs(found - 0.5) - 1e-12
+    extreme = np.abs(chance - 0.5) >= as_seen
     return float((1 + extreme.sum()) / (1 + draws))

@@ -29,7 +29,8 @@ def safest_rule(done: Sequence[Run]) -> str:
         runs = tables.select_runs(done, aggregator=rule)
         return tables.score_matrix(runs, score, "harmful").mean()
 
-    return max(dict.fromkeys(run.settings.federation.aggregator for run in done), key=mean_safety)
+    rules = [run.settings.federation.aggregator for run in done]
+    return max(dict.fromkeys(rules), key=mean_safety)
 
 
 def runs_by_method(done: Iterable[Run]) -> dict[str, list[Run]]:
@@ -60,7 +61,7 @@ def _effects(settings: Settings, runs: dict[str, list[Run]]) -> dict[str, Any]:
     """The differences between the methods of one dataset and sampling, [seeds, things]."""
     clean, attacked = LABEL["no attack"], LABEL["fedavg"]
     score = safety_score(settings)
-    safety = {name: tables.score_matrix(part, score, "harmful") for name, part in runs.items()}
+    safety = _matrices(runs, score, "harmful")
 
     # what the attack costs, and what is lost when only the aligned rows are missing
     found: dict[str, Any] = {
@@ -80,11 +81,16 @@ def _effects(settings: Settings, runs: dict[str, list[Run]]) -> dict[str, Any]:
 
     # what both cost in helpfulness
     if "mt1" in settings.judges:
-        grades = {name: tables.score_matrix(part, "mt1", "benign") for name, part in runs.items()}
+        grades = _matrices(runs, "mt1", "benign")
         found["attack, mt1"] = grades[clean] - grades[attacked]
         if 2 in settings.defense.compare:
             found["level 2, mt1"] = grades[attacked] - grades[LABEL["level2"]]
     return found
+
+
+def _matrices(runs: dict[str, list[Run]], score: str, prompts: str) -> dict[str, np.ndarray]:
+    """{method: scores [seeds, things]}."""
+    return {name: tables.score_matrix(part, score, prompts) for name, part in runs.items()}
 
 
 def record_table1(settings: Settings, effects: Iterable[dict[str, Any]]) -> None:
@@ -94,22 +100,33 @@ def record_table1(settings: Settings, effects: Iterable[dict[str, Any]]) -> None
     if "md_judge" not in settings.judges:
         return
     for effect in effects:
-        where = f"{effect['dataset']}-{effect['sampling']}"
-        measured = {
-            f"S1-md_judge-{where}": effect["attack"],
-            f"S1-rule-{where}": effect["attack, rule"],
-            f"S2-{where}": effect.get("attack, mt1"),
-            f"S9-{where}": effect.get("level 2, mt1"),
-        }
-        if "best" in effect and effect["sampling"] == "full":
-            measured[f"S3-{effect['dataset']}"] = effect["best regains"] - effect["attack"] / 3
-        if "level 2 regains" in effect:
-            measured[f"S5-{where}"] = effect["attack"] - effect["level 2 regains"]
-        if "best" in effect and "level 3 regains" in effect:
-            measured[f"S6-{where}"] = effect["level 3 regains"] - effect["best regains"]
-        for claim, values in measured.items():
+        for claim, values in _table1_claims(effect).items():
             if values is not None:
                 claims.record_claim(settings, claim, values)
+
+
+def _table1_claims(effect: dict[str, Any]) -> dict[str, np.ndarray | None]:
+    """{claim: what was measured for it} of one dataset and sampling; None where it was not."""
+    dataset, sampling = effect["dataset"], effect["sampling"]
+    where = f"{dataset}-{sampling}"
+    lost = effect["attack"]
+    best = effect.get("best regains")
+    level2 = effect.get("level 2 regains")
+    level3 = effect.get("level 3 regains")
+
+    measured = {
+        f"S1-md_judge-{where}": lost,
+        f"S1-rule-{where}": effect["attack, rule"],
+        f"S2-{where}": effect.get("attack, mt1"),
+        f"S9-{where}": effect.get("level 2, mt1"),
+    }
+    if best is not None and sampling == "full":
+        measured[f"S3-{dataset}"] = best - lost / 3
+    if level2 is not None:
+        measured[f"S5-{where}"] = lost - level2
+    if best is not None and level3 is not None:
+        measured[f"S6-{where}"] = level3 - best
+    return measured
 
 
 def level2_gains(done: Iterable[Run], score: str = "md_judge") -> dict[tuple[str, str], np.ndarray]:
@@ -117,11 +134,13 @@ def level2_gains(done: Iterable[Run], score: str = "md_judge") -> dict[tuple[str
     parts: dict[str, list[Run]] = {"sampled": [], "full": []}
     for run in done:
         federation = run.settings.federation
-        parts["full" if federation.sampled == federation.clients else "sampled"].append(run)
+        full = federation.sampled == federation.clients
+        parts["full" if full else "sampled"].append(run)
 
     gains = {}
     for sampling, part in parts.items():
-        for rule in dict.fromkeys(run.settings.federation.aggregator for run in part):
+        rules = [run.settings.federation.aggregator for run in part]
+        for rule in dict.fromkeys(rules):
             before = tables.select_runs(part, aggregator=rule, level=0)
             after = tables.select_runs(part, aggregator=rule, level=2)
             gains[sampling, LABEL[rule]] = -tables.score_drop(before, after, score, "harmful")
@@ -153,9 +172,11 @@ def detection_auc(settings: Settings, done: Iterable[Run], by: str) -> tuple[np.
     """(AUC [runs], p of a permutation test over them) of calling low-scored clients malicious.
 
     A client's score is its mean over the rounds."""
-    scores = np.array(
-        [np.mean([client_score(line, by) for line in run.rounds()], axis=0) for run in done]
-    )
+    means = []
+    for run in done:
+        rounds = [client_score(line, by) for line in run.rounds()]
+        means.append(np.mean(rounds, axis=0))
+    scores = np.array(means)
     marked = _marked(settings)
     found = np.array([estimates.auc(one, marked) for one in scores])
     return found, estimates.permutation_test(scores, marked)
@@ -164,7 +185,11 @@ def detection_auc(settings: Settings, done: Iterable[Run], by: str) -> tuple[np.
 def detection_by_round(settings: Settings, done: Iterable[Run], by: str) -> list[list[float]]:
     """The AUC of each round's scores: a list a run."""
     marked = _marked(settings)
-    return [[estimates.auc(client_score(line, by), marked) for line in r.rounds()] for r in done]
+    found = []
+    for run in done:
+        scores = [client_score(line, by) for line in run.rounds()]
+        found.append([estimates.auc(one, marked) for one in scores])
+    return found
 
 
 def detection_by_seed(settings: Settings, done: Sequence[Run], by: str) -> np.ndarray:

@@ -117,6 +117,11 @@ def tuning_matrix(done: Sequence[Run], score: str) -> np.ndarray:
     return np.mean(parts, axis=0)
 
 
+def _less(before: Sequence[Run], after: Sequence[Run], score: str) -> np.ndarray:
+    """By how much a score of `after` is lower, [seeds, things]."""
+    return tuning_matrix(before, score) - tuning_matrix(after, score)
+
+
 def mean_by_seed(done: Sequence[Run], values: Iterable[float]) -> np.ndarray:
     """The mean over models of a value a run, [seeds]."""
     seeds = [run.settings.seed for run in done]
@@ -127,14 +132,19 @@ def mean_by_seed(done: Sequence[Run], values: Iterable[float]) -> np.ndarray:
 def robust_cells(run: Run) -> set[str]:
     """{"type/layer"} of the robust modules (Mods_Rob) of a run's model."""
     window = run.settings.swat.window
-    robust = runs.get_robustness(run.settings)["robust"]
-    return {f"{kind}/{layer + i}" for kind, layer in robust for i in range(window)}
+    cells = set()
+    for kind, first in runs.get_robustness(run.settings)["robust"]:
+        cells |= {f"{kind}/{layer}" for layer in range(first, first + window)}
+    return cells
 
 
 def update_norm(line: dict, cells: Iterable[str], inside: bool = False) -> float:
     """The norm of a round's update over the cells or, if not inside, over all others."""
-    norms = [norm for name, norm in line["updates"].items() if (name in cells) == inside]
-    return float(np.sqrt(sum(norm**2 for norm in norms)))
+    squares = 0.0
+    for name, norm in line["updates"].items():
+        if (name in cells) == inside:
+            squares += norm**2
+    return float(np.sqrt(squares))
 
 
 def norms_by_round(run: Run, inside: bool) -> list[float]:
@@ -201,11 +211,9 @@ def _tuning_claims(task: str, groups: Groups, untuned: list[Run]) -> dict[str, n
     for scenario, fall, price in (("benign", "W3-", "W3-cost-"), ("attack", "W4-", "W4-cost-")):
         alone, warmed = groups[scenario, "plain"], groups[scenario, "swat"]
         two_thirds = unsafe[scenario, "plain"] * 2 / 3
-        cost = tuning_matrix(alone, "exact") - tuning_matrix(warmed, "exact")
-        harm = tuning_matrix(alone, "hs") - tuning_matrix(warmed, "hs")
         found[f"{fall}{task}"] = two_thirds - unsafe[scenario, "swat"]
-        found[f"{price}{task}"] = cost
-        found[f"W6-{task}-{scenario}"] = harm
+        found[f"{price}{task}"] = _less(alone, warmed, "exact")
+        found[f"W6-{task}-{scenario}"] = _less(alone, warmed, "hs")
     # it beats a warm-up of other modules
     for control in ("random", "fragile"):
         found[f"W5-{task}-{control}"] = unsafe["benign", control] - unsafe["benign", "swat"]
@@ -222,6 +230,7 @@ def refused_more(done: Sequence[Run], task: str, scenario: str) -> np.ndarray:
     alone = tuned_as(done, task=task, scenario=scenario, method="plain")
     warmed = tuned_as(done, task=task, scenario=scenario, method="swat")
     more = []
+    # the same model and seed, tuned with and without the warm-up
     for swat, plain in zip(warmed, alone, strict=True):
         there = at_equal_loss(swat, plain, lambda line: line["refused"])
         more.append(swat.rounds()[-1]["refused"] - there)
@@ -265,8 +274,8 @@ def record_composition(
                 for method in WARMUPS
             )
             for method, both in zip(list(WARMUPS)[1:], warmed, strict=True):
-                lower = tuning_matrix(alone, "unsafe") - tuning_matrix(both, "unsafe")
-                lost = tuning_matrix(alone, "exact") - tuning_matrix(both, "exact")
+                lower = _less(alone, both, "unsafe")
+                lost = _less(alone, both, "exact")
                 found[scenario, defence, method] = lower, lost
             if defence in numbers:
                 lower, _ = found[scenario, defence, "swat"]
