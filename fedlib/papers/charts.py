@@ -11,6 +11,7 @@ from fedlib.papers.methods import BLUE, COLOUR, GREEN, GREY, LABEL, ORANGE, PURP
 
 TITLES = {
     "rule": "Rule: responses to harmful prompts that refuse (%)",
+    "refusal": "refusal: responses to harmful prompts that refuse (%)",
     "help": "help: benign prompts answered right (%)",
     "md_judge": "MD-Judge: responses to harmful prompts judged safe (%)",
     "rm": "RM: mean reward of responses to harmful prompts",

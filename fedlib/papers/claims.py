@@ -19,6 +19,7 @@ from fedlib.settings.errors import nearest
 from fedlib.settings.schema import Settings
 
 PAPERS = ("S", "B", "W")
+REAL_MODEL = "world:smollm2-aligned"
 CHAT_MODELS = ["world:chat", "world:chat-deep"]
 # What claims in these units cannot leave, nor then their intervals.
 BOUNDS = {"AUC": (0, 1), "Spearman": (-1, 1), "ASR (%)": (0, 100), "recall (%)": (0, 100)}
@@ -44,6 +45,16 @@ def is_about(paper: str, settings: Settings) -> bool:
     return in_world and about[paper]
 
 
+def is_about_real(settings: Settings) -> bool:
+    """Whether the claims about the real model (claims_real.yaml) are about these settings."""
+    return settings.data.source != "world" and settings.model.base == REAL_MODEL
+
+
+def claims_for(settings: Settings) -> list[dict[str, Any]]:
+    """The claims that stand in these settings' table of claims."""
+    return all_claims("claims_real.yaml" if is_about_real(settings) else "claims.yaml")
+
+
 def record_claim(
     settings: Settings, claim: str, values: ArrayLike
 ) -> tuple[float, float, float] | None:
@@ -51,10 +62,15 @@ def record_claim(
 
     None, and nothing recorded, where the claims of its paper are not about these settings.
     ValueError where claims.yaml has no such claim."""
-    paper = claim[:1]
-    if paper in PAPERS and not is_about(paper, settings):
+    paper, real = claim[:1], is_about_real(settings)
+    units = {known["id"]: known["unit"] for known in claims_for(settings)}
+    if real:
+        claim = f"R-{claim}"
+        # of the real model fewer things are claimed
+        if claim not in units:
+            return None
+    elif paper in PAPERS and not is_about(paper, settings):
         return None
-    units = {known["id"]: known["unit"] for known in all_claims()}
     if claim not in units:
         raise ValueError(f"claim {claim!r} is unknown{nearest(claim, list(units))}")
 
@@ -79,7 +95,7 @@ def claim_verdicts(settings: Settings) -> pd.DataFrame:
     measures = output.preset_folder(settings, "measures")
     wanted = _identity(settings)
     rows = []
-    for claim in all_claims():
+    for claim in claims_for(settings):
         file = measures / f"{claim['id']}.json"
         found = json.loads(file.read_text()) if file.exists() else {}
         if found.get("settings") != wanted:
@@ -132,9 +148,9 @@ def _margin(claim: dict) -> str:
 
 
 @functools.cache
-def all_claims() -> list[dict[str, Any]]:
-    """Every claim of claims.yaml; one with `over` stands for each combination of those values."""
-    text = (tables.PUBLISHED / "claims.yaml").read_text(encoding="utf-8")
+def all_claims(file: str = "claims.yaml") -> list[dict[str, Any]]:
+    """Every claim of a file; one with `over` stands for each combination of those values."""
+    text = (tables.PUBLISHED / file).read_text(encoding="utf-8")
     found = []
     for claim in yaml.safe_load(text):
         over, published = claim.pop("over", {}), claim["published"]

@@ -29,7 +29,7 @@ def _seeds(settings: Settings) -> list[Changes]:
 
 def _samplings(settings: Settings) -> list[Changes]:
     """The preset's sampling, and full participation."""
-    return [{}, settings.full_participation()]
+    return [{}, settings.full_participation()] if settings.federation.also_full else [{}]
 
 
 def _datasets(settings: Settings) -> list[Changes]:

@@ -17,8 +17,8 @@ SIGNALS = ("similarity", "foolsgold", "krum", "dnc", "residual")
 
 
 def safety_score(settings: Settings) -> str:
-    """The score that safety is told by: MD-Judge where it judges, else Rule."""
-    return "md_judge" if "md_judge" in settings.judges else "rule"
+    """The score that safety is told by: MD-Judge where it judges, else refusal, else Rule."""
+    return next(name for name in ("md_judge", "refusal", "rule") if name in settings.judges)
 
 
 def safest_rule(done: Sequence[Run]) -> str:
@@ -49,7 +49,8 @@ def table1_effects(settings: Settings, done: Sequence[Run]) -> list[dict[str, An
     federation = settings.federation
     effects = []
     for name in settings.data.benign:
-        for sampled in dict.fromkeys((federation.sampled, federation.clients)):
+        samplings = [federation.sampled, *([federation.clients] if federation.also_full else [])]
+        for sampled in dict.fromkeys(samplings):
             sampling = "full" if sampled == federation.clients else "sampled"
             runs = runs_by_method(tables.select_runs(done, benign=[name], sampled=sampled))
             where = {"dataset": name, "sampling": sampling}
@@ -96,13 +97,26 @@ def _matrices(runs: dict[str, list[Run]], score: str, prompts: str) -> dict[str,
 def record_table1(settings: Settings, effects: Iterable[dict[str, Any]]) -> None:
     """Record what table1_effects found for the claims S1, S2, S3, S5, S6 and S9.
 
-    Nothing is recorded where MD-Judge did not judge."""
-    if "md_judge" not in settings.judges:
+    Of the real model those of claims_real.yaml; of others nothing where MD-Judge did not judge."""
+    real = claims.is_about_real(settings)
+    if "md_judge" not in settings.judges and not real:
         return
     for effect in effects:
-        for claim, values in _table1_claims(effect).items():
+        measured = _real_claims(effect) if real else _table1_claims(effect)
+        for claim, values in measured.items():
             if values is not None:
                 claims.record_claim(settings, claim, values)
+
+
+def _real_claims(effect: dict[str, Any]) -> dict[str, np.ndarray | None]:
+    """{claim: what was measured for it} of one sampling of the real model."""
+    where, lost = effect["sampling"], effect["attack"]
+    measured: dict[str, np.ndarray | None] = {f"S1-{where}": lost}
+    if "best regains" in effect:
+        measured[f"S3-{where}"] = effect["best regains"] - lost / 3
+    if "level 2 regains" in effect:
+        measured[f"S5-{where}"] = lost - effect["level 2 regains"]
+    return measured
 
 
 def _table1_claims(effect: dict[str, Any]) -> dict[str, np.ndarray | None]:

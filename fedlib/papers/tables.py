@@ -15,10 +15,21 @@ from fedlib.settings import groups
 from fedlib.settings.schema import Settings
 
 PUBLISHED = Path(__file__).parents[1] / "published"
-SCORES = ["rule", "md_judge", "rm", "mt1", "help", "over_refusal"]
+PUBLISHED_SCORES = ["rule", "md_judge", "rm", "mt1"]
+SCORES = [
+    *PUBLISHED_SCORES,
+    "help",
+    "over_refusal",
+    "refusal",
+    "benign_refusal",
+    "affirmation",
+    "utility",
+]
 # Scores that are shares of prompts or rows; the others have their own units.
 PERCENT = {
     "rule",
+    "refusal",
+    "benign_refusal",
     "md_judge",
     "help",
     "over_refusal",

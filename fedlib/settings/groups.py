@@ -178,6 +178,7 @@ class Federation(Group):
     rounds: Count
     aggregator: Rule
     compare: Annotated[list[Rule], _REPEATS]
+    also_full: Annotated[bool, _REPEATS]
     variant: Literal["paper", "published"]
 
     @model_validator(mode="after")
