@@ -11,6 +11,7 @@ FIELDS = {  # a field: another value, the levels at which that is another run
     "defense.rounds": (2, {1, 2, 3}),
     "defense.template": ("chat", {3}),
     "defense.compare": ([1], set()),
+    "federation.also_full": (False, set()),
     "federation.compare": (["dnc"], set()),
     "data.generator": ("world:base", {2}),
     "data.prompts": ("chat", {2, 3}),

@@ -183,6 +183,7 @@ def test_what_never_counts_is_this_and_no_more():
         "data.harmful",
         "data.questions",
         "data.pool",
+        "federation.also_full",
         "federation.compare",
         "defense.compare",
         "swat.pairs",

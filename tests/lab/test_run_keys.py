@@ -73,6 +73,7 @@ FIELDS = {
     "federation.sampled": (3, True),
     "federation.rounds": (4, True),
     "federation.aggregator": ("krum", True),
+    "federation.also_full": (False, False),
     "federation.compare": (["dnc"], False),
     # fedavg has one variant, but rounds record what other rules would do.
     "federation.variant": ("paper", True),
