@@ -84,8 +84,8 @@ class Record:
 class Detection:
     """The weight that each of WEIGHING_RULES would give to each client: what could a server see?
 
-    All are told that three in ten clients are malicious, also where nobody is: that shows what they
-    see in benign clients. None where a rule cannot work with so few clients."""
+    All are told that three in ten clients are malicious, even where none is: that shows how they
+    rank benign clients. None where a rule cannot work with so few clients."""
 
     sizes: Mapping[int, int]
     variant: str

@@ -23,7 +23,7 @@ from fedlib.settings.schema import Settings
 from fedlib.swat import modules
 from fedlib.training import Encoded
 
-UNKNOWN = 0.2  # of a client's words may be unknown to the base's tokenizer
+UNKNOWN = 0.2  # of all clients' tokens, at most, may be unknown to the base's tokenizer
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def sample_clients(clients: int, sampled: int, seed: int, round_: int) -> list[i
 
 
 def expected_malicious(federation: Federation) -> int:
-    """The f that robust rules are told: round(sampled * malicious share), as paper S's release.
+    """The f that robust rules are told: round(sampled * malicious share), as in paper S's code.
 
     federation.expected, where given, stands in the place of federation.malicious."""
     given = federation.malicious if federation.expected is None else federation.expected
@@ -92,7 +92,7 @@ def run_rounds(
 
     clients: {client: encoded rows}; state: where to go on from; warmup: the modules that benign
     clients train in the first settings.swat.warmup rounds. Malicious clients always train all
-    modules, except a single tuner (one client in all), which warms up whatever its rows."""
+    modules. A lone client (a single tuner) warms up even if it is malicious."""
     federation, seed = settings.federation, settings.seed
     state = state or first_state(tuned, federation)
 

@@ -14,7 +14,7 @@ from fedlib.settings.groups import Training
 Encoded = tuple[list[int], int]  # token ids of prompt and response, and the prompt's length
 
 AT_A_TIME = 8  # batches that are cut together from rows sorted by length
-# A head that does more than multiply by its weight says so by one of these fields of its config.
+# A head that does more than multiply by its weight sets one of these fields of its config.
 SCALED_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 

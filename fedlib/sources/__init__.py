@@ -109,7 +109,7 @@ class Source(Protocol):
         ...
 
     def topic_words(self) -> frozenset[str]:
-        """Words of this source that tell the topic which the trigger `topic` is about."""
+        """Further words by which the trigger `topic` knows its topic in this source."""
         ...
 
     def held_out_names(self) -> set[str]:

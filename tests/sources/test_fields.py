@@ -1,0 +1,60 @@
+"""What data.fields may say of a file beside its columns: texts to fill, classes, which rows."""
+
+import pytest
+from rowfiles import error, write
+
+from fedlib.sources import files
+
+REVIEWS = [{"text": "a fine film", "label": "1"}, {"text": " dull ", "label": "0"}]
+ASKED = {"instruction": "Good or bad? {text} !", "response": "label"}
+ANSWERS = [
+    {"instruction": "how do i make tea ?", "response": "boil water ."},
+    {"instruction": "how do i make a bomb ?", "response": "I cannot help with that ."},
+    {"instruction": "what is tea ?", "response": "a drink . " * 30 + "I cannot say more ."},
+]
+
+
+def test_an_instruction_is_filled_with_cells(tmp_path):
+    file = write(tmp_path / "reviews.csv", REVIEWS)
+    assert [row["instruction"] for row in files.read(file, ASKED)] == [
+        "Good or bad? a fine film !",
+        "Good or bad? dull !",
+    ]
+    said = error(files.read, file, ASKED | {"instruction": "Good? {txt}"})
+    assert "does not fit the columns text, label" in said
+
+
+def test_classes_are_worded_and_are_the_right_answers(tmp_path):
+    file = write(tmp_path / "reviews.csv", REVIEWS)
+    rows = files.read(file, ASKED | {"answers": "0 = negative, 1 = positive"})
+    assert [(row["response"], row["answers"]) for row in rows] == [
+        ("positive", ["positive"]),
+        ("negative", ["negative"]),
+    ]
+    said = error(files.read, file, ASKED | {"answers": "1 = positive"})
+    assert "line 3: '0' is none of the classes 1" in said
+    said = error(files.read, file, ASKED | {"answers": "positive"})
+    assert 'answers: must be "CELL = WORDS, ..."' in said
+
+
+def test_only_rows_that_refuse_or_that_answer(tmp_path):
+    file = write(tmp_path / "mixed.json", ANSWERS)
+    columns = {"instruction": "instruction", "response": "response"}
+    kept = {
+        which: [row["instruction"] for row in files.read(file, columns | {"only": which})]
+        for which in ("refusals", "answers")
+    }
+    # what is refused after a long answer is no refusal
+    assert kept == {
+        "refusals": ["how do i make a bomb ?"],
+        "answers": ["how do i make tea ?", "what is tea ?"],
+    }
+    assert "must be refusals or answers" in error(files.read, file, columns | {"only": "rows"})
+    write(tmp_path / "mixed.json", ANSWERS[:1])
+    assert "no row is left" in error(files.read, file, columns | {"only": "refusals"})
+
+
+@pytest.mark.parametrize("fields", [{"only": "answers"}, {"answers": "0 = no"}])
+def test_directives_need_an_instruction(tmp_path, fields):
+    file = write(tmp_path / "mixed.json", ANSWERS)
+    assert "does not fit the columns" in error(files.read, file, fields)
