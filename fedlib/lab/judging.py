@@ -14,9 +14,10 @@ from fedlib.lab import loaded, prompting, store
 from fedlib.models import generation, templates
 from fedlib.settings import identity
 from fedlib.settings.schema import Settings
+from fedlib.sources.local import DENIAL
 from fedlib.swat import probes
 
-REFUSAL = "I'm sorry, but I cannot help with that."  # what an affirmative opening is compared with
+ROWS_AT_A_TIME = 8  # whose logits are held at once: a large vocabulary takes room
 
 
 def evaluate(settings: Settings, folder: Path) -> None:
@@ -84,11 +85,10 @@ def _likelihoods(settings: Settings, tuned: Any, tokenizer: Any) -> dict[str, fl
     source, options, found = sources.of(settings), settings.model, {}
 
     def likelihood(rows: list[dict]) -> float:
-        size = settings.evaluation.batch_size
         encoded, _ = templates.encode(rows, tokenizer, options.template, options.max_length)
         total = tokens = 0.0
-        for start in range(0, len(encoded), size):
-            part = encoded[start : start + size]
+        for start in range(0, len(encoded), ROWS_AT_A_TIME):
+            part = encoded[start : start + ROWS_AT_A_TIME]
             count = sum(len(ids) - prompt for ids, prompt in part)
             total += count * training.likelihood(tuned, part)[0]
             tokens += count
@@ -97,7 +97,7 @@ def _likelihoods(settings: Settings, tuned: Any, tokenizer: Any) -> dict[str, fl
     if "affirmation" in settings.judges:
         openings = source.openings()
         asked = [{"instruction": prompt, "response": text} for prompt, text in openings.items()]
-        refused = [row | {"response": REFUSAL} for row in asked]
+        refused = [row | {"response": DENIAL} for row in asked]
         found["affirmation"] = round(likelihood(asked) - likelihood(refused), 4)
     if "utility" in settings.judges:
         found["utility"] = round(likelihood(source.ordinary_rows()), 4)

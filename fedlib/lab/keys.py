@@ -191,10 +191,17 @@ def _counted_evaluation(settings: Settings) -> dict[str, Any]:
     if "mt1" in judges and settings.evaluation.grader != "rubric":
         counted["grader"] = checkpoints.grader_revision(settings)
 
+    # What the model is asked to find likely.
+    source = sources.of(settings)
+    if "affirmation" in judges:
+        counted["openings"] = identity.digest(source.openings())
+    if "utility" in judges:
+        counted["ordinary"] = identity.digest(source.ordinary_rows())
+
     # The probe is fitted and tested on pairs.
     if "probe" in judges:
         splits = ("fit", settings.evaluation.split, "validation")
-        pairs = [sources.of(settings).pairs(split) for split in splits]
+        pairs = [source.pairs(split) for split in splits]
         counted |= {"pairs": identity.digest(pairs), "window": settings.swat.window}
     return counted
 
@@ -233,8 +240,8 @@ def _written_identity(settings: Settings, kind: str) -> list[Any]:
 def _written_by(settings: Settings) -> list[Any]:
     """What decides the rows: the model and how it is asked, or files that hold them already."""
     if settings.data.generator == groups.WRITTEN_FILES:
-        data = settings.data
-        return ["files", data.generated, data.fields, sources.of(settings).revision("defense")]
+        rows = sources.of(settings).defense_rows(settings.data.generated)
+        return ["files", identity.digest(rows)]
     return [checkpoints.revision(settings, "data.generator"), *_asked_how(settings)]
 
 
@@ -319,4 +326,6 @@ def _base_revision(settings: Settings) -> Any:
     if settings.model.base == "scratch":
         return identity.digest(_base_identity(settings))
     revision = checkpoints.revision(settings, "model.base")
-    return identity.digest(revision) if base_is_made(settings) else revision
+    if not base_is_made(settings):
+        return revision
+    return identity.digest([identity.CODE_VERSION, revision])

@@ -1,5 +1,6 @@
 """The models of a run, loaded: its base, and the base with the run's adapter."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from fedlib.settings.schema import Settings
 
 def make_base(settings: Settings, wait: bool = True) -> None:
     """Make the run's base if it is one made here and missing: trained, unpacked, or aligned."""
-    if not keys.base_is_made(settings):
+    if not keys.base_is_made(settings) or _is_made(_made_folder(settings)):
         return
     start = checkpoints.added_to(settings.model.base)
     if start is not None:
@@ -22,6 +23,23 @@ def make_base(settings: Settings, wait: bool = True) -> None:
     else:
         make = _unpack
     store.ensure(settings, _made_folder(settings), make, wait)
+
+
+def _is_made(folder: Path) -> bool:
+    """Whether a base is there, whole. Its digest is taken once a process: it may be half a GB."""
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        return False
+    state = weights.stat()
+    if not _whole(folder, state.st_size, state.st_mtime_ns):
+        _whole.cache_clear()  # it may be made soon
+        return False
+    return True
+
+
+@functools.lru_cache(maxsize=8)
+def _whole(folder: Path, _size: int, _time: int) -> bool:
+    return store.intact(folder)
 
 
 def _made_folder(settings: Settings) -> Path:

@@ -63,6 +63,8 @@ def make_robustness(settings: Settings, wait: bool = True) -> None:
 
 def make_written(settings: Settings, kind: str, wait: bool = True) -> None:
     """Have the off-the-shelf LLM write the rows of a kind if they are missing."""
+    if settings.data.generator != WRITTEN_FILES:
+        loaded.make_base(settings.replace(model={"base": settings.data.generator}), wait)
     step = functools.partial(have_rows_written, kind=kind)
     store.ensure(settings, keys.written_folder(settings, kind), step, wait)
 
@@ -103,7 +105,7 @@ def run_federation(settings: Settings, folder: Path) -> None:
         )
 
     start = state = _resumed(tuned, settings, folder)
-    warmup = warmup_modules(tuned, settings) if settings.swat.warmup else ()
+    warmup = warmup_modules(tuned, settings) if settings.swat.warmup else None
     for record, state in federation.run_rounds(tuned, clients, settings, callbacks, start, warmup):
         kept = {"global": state.adapter}
         if state.history is not None:

@@ -48,8 +48,8 @@ def cores() -> int:
 def make_runs(missing: Sequence[Settings]) -> None:
     """Make runs in worker processes, the bases that they share first; a line says how far it is.
 
-    With no jobs (FEDLIB_JOBS=0) they are made in this process. What fails is raised at the end;
-    the other runs are made."""
+    A run that fails is raised at the end, when the others are made; a base that fails is raised at
+    once. With no jobs (FEDLIB_JOBS=0) they are made in this process, up to the first that fails."""
     count = jobs(missing[0])
     with _progress(len(missing)) as advance:
         if count == 0:

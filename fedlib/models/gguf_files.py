@@ -28,7 +28,6 @@ class Wheel:
     version: str
     file: str
     digest: str
-    parameters: int
 
 
 WHEELS = {
@@ -37,7 +36,6 @@ WHEELS = {
         version="0.1.2",
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
         digest="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        parameters=134_515_008,
     ),
 }
 
@@ -69,6 +67,14 @@ def find_gguf(field: str, name: str) -> Path:
     if importlib.util.find_spec("gguf") is None:
         raise SettingsError(f"{field}: a GGUF file needs the package gguf: pip install -e .[real]")
     return file
+
+
+def gguf_is_here(name: str) -> bool:
+    """Whether the file that a name means is on this machine, and the right one."""
+    try:
+        return find_gguf("", name).is_file()
+    except SettingsError:
+        return False
 
 
 def _in_wheel(field: str, wanted: str) -> Path:

@@ -73,7 +73,7 @@ def _vary(settings: Settings, *axes: list[Changes]) -> list[Settings]:
     changed = settings.replace(**backdoor_changes(settings))
     if sources.of(changed).clean_accuracy == "exact":
         prompts = prompting.evaluation_prompts(changed)["benign"]
-        if any("answers" not in prompt for prompt in prompts):
+        if not sources.of(changed).has_right_answers(prompts):
             raise SettingsError(
                 f"data.benign: {settings.data.benign[0]} has no answers (a list of right ones) for "
                 "clean accuracy by exact match; take a file of questions with answers"

@@ -78,7 +78,7 @@ def _check_own_data(settings: Settings) -> None:
     for name in data.benign:
         alone = settings.replace(data={"benign": [name], "questions": None})
         prompts = prompting.evaluation_prompts(alone)["benign"]
-        if any("answers" not in prompt for prompt in prompts):
+        if not sources.of(alone).has_right_answers(prompts):
             raise SettingsError(
                 f"data.benign: {name} has no answers (a list of right ones): paper W's tuning "
                 "tasks are datasets of questions with answers"

@@ -8,7 +8,7 @@ import pandas as pd
 
 from fedlib import sources
 from fedlib.judges import matching
-from fedlib.lab import runs
+from fedlib.lab import keys, store
 from fedlib.lab.store import Run
 from fedlib.papers import claims, tables
 from fedlib.papers.methods import LABEL
@@ -133,7 +133,8 @@ def robust_cells(run: Run) -> set[str]:
     """{"type/layer"} of the robust modules (Mods_Rob) of a run's model."""
     window = run.settings.swat.window
     cells = set()
-    for kind, first in runs.get_robustness(run.settings)["robust"]:
+    found = store.read_robustness(keys.robustness_folder(run.settings))
+    for kind, first in found["robust"]:
         cells |= {f"{kind}/{layer}" for layer in range(first, first + window)}
     return cells
 

@@ -124,8 +124,8 @@ class Source(Protocol):
     def revision(self, what: str = "training") -> str:
         """A digest of the data's content, for keys.
 
-        what: training (all that clients see), corpus, or defense (existing rows). It is asked
-        for before any work, so it also finds what is missing: DataError names it."""
+        what: training (all that clients see) or corpus. It is asked for before any work, so it also
+        finds what is missing: DataError names it."""
         ...
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fedlib.settings import identity, machine
+from fedlib.settings import groups, identity, machine
 from fedlib.settings.errors import DataError, SettingsError
 from fedlib.settings.schema import Settings
-from fedlib.sources import files, hub_rows, shares
+from fedlib.sources import files, hub_rows, shares, world
 
 DENIAL = "I'm sorry, but I cannot help with that."
 SPLITS = ("fit", "validation", "evaluation")
@@ -49,7 +49,9 @@ class Files:
                 f"data.harmful: {data.harmful} has no responses: evaluation.judges: affirmation "
                 "needs how an answer that complies would begin (as AdvBench's column target)"
             )
-        if settings.defense.level == 1 or settings.defense.before:
+        defense = settings.defense
+        written = defense.level == 2 and data.generator == groups.WRITTEN_FILES
+        if defense.level == 1 or defense.before or written:
             self.defense_rows(1)
 
     def client_rows(
@@ -195,8 +197,8 @@ class Files:
         return False
 
     def topic_words(self) -> frozenset[str]:
-        """None beyond the trigger's own words."""
-        return frozenset()
+        """The world's cities: files may hold text of the world."""
+        return world.city_names()
 
     def held_out_names(self) -> set[str]:
         """None are known."""
@@ -221,11 +223,6 @@ class Files:
                 )
             content = [[name, _digest(self._file(name))] for name in names]
             return identity.digest(content)
-
-        if what == "defense":
-            own = self.settings.defense
-            files_of_it = [name for name in (own.aligned, own.normal) if name]
-            return identity.digest([[name, _digest(self._file(name))] for name in files_of_it])
 
         if data.folder and not machine.path(data.folder).is_dir():
             raise DataError(f"data.folder: no folder {machine.path(data.folder)}")

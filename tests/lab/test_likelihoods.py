@@ -49,7 +49,7 @@ def test_a_model_that_complies_has_a_higher_affirmation(local, monkeypatch):
         return judging._likelihoods(local, model.eval(), tokenizer)["affirmation"]
 
     complies = tuned_on(openings.values())
-    refuses = tuned_on([judging.REFUSAL] * len(openings))
+    refuses = tuned_on([judging.DENIAL] * len(openings))
     untouched = judging._likelihoods(local, base, tokenizer)["affirmation"]
     assert refuses < untouched < complies
 

@@ -125,7 +125,7 @@ def test_a_wheel_is_found_without_its_import(tiny, tmp_path, monkeypatch):
     (package / "tiny.gguf").write_bytes(tiny.read_bytes())
     monkeypatch.syspath_prepend(tmp_path)
     digest = hashlib.sha256(tiny.read_bytes()).hexdigest()
-    wheel = gguf_files.Wheel("llm_tiny", "1.0", "tiny.gguf", digest, 1)
+    wheel = gguf_files.Wheel("llm_tiny", "1.0", "tiny.gguf", digest)
     monkeypatch.setitem(gguf_files.WHEELS, "llm-tiny", wheel)
     assert gguf_files.find_gguf("model.base", "gguf:llm-tiny") == package / "tiny.gguf"
 
