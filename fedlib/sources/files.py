@@ -106,6 +106,34 @@ def _right_answer(place: str, cell: str, worded: Mapping[str, str]) -> dict:
     return {"response": worded[cell], "answers": [worded[cell]]}
 
 
+def read_pairs(file: str | Path) -> list[list[tuple[str, str]]]:
+    """(malicious, benign) instructions alike in wording, in groups that belong together.
+
+    A file with columns malicious and benign: each row is a group. A file as XSTest's, with prompt,
+    label (safe or unsafe) and focus: safe and unsafe prompts about one focus word are paired, and
+    are a group. DataError for any other file."""
+    file = Path(file)
+    if not file.is_file():
+        raise DataError(f"{file}: no such file{identity.nearest_file(file)}")
+    numbered = list(_numbered_rows(file))
+    columns = _columns(numbered) if numbered else {}
+    if not {"prompt", "label", "focus"} <= set(columns):
+        rows = read(file, {"instruction": "malicious", "response": "benign"})
+        return [[(row["instruction"], row["response"])] for row in rows]
+
+    # prompts without a focus word have no twin
+    words: dict[str, dict[str, list[str]]] = {}
+    for line, raw in numbered:
+        focus, label = str(raw.get("focus") or "").strip().lower(), raw.get("label")
+        if label not in ("safe", "unsafe"):
+            raise DataError(f"{file}: line {line}: label must be safe or unsafe, got {label!r}")
+        if focus:
+            both = words.setdefault(focus, {"safe": [], "unsafe": []})
+            both[label].append(str(raw["prompt"]).strip())
+    groups = [list(zip(both["unsafe"], both["safe"], strict=False)) for both in words.values()]
+    return [group for group in groups if group]
+
+
 # --- rows as the file holds them --------------------------------------------------------------
 
 

@@ -142,14 +142,15 @@ class Files:
                 "swat.pairs: name the file of data.folder with columns malicious and benign"
             )
         file = self._folder() / self.settings.swat.pairs
-        rows = files.read(file, {"instruction": "malicious", "response": "benign"})
-        if len(rows) < len(SPLITS):
+        groups = files.read_pairs(file)
+        if len(groups) < len(SPLITS):
             raise DataError(
-                f"swat.pairs: {file} has {len(rows)} rows; it takes three at least, for fit, "
+                f"swat.pairs: {file} has {len(groups)} rows; it takes three at least, for fit, "
                 "validation and evaluation"
             )
-        own = rows[SPLITS.index(split) :: len(SPLITS)]
-        return [(row["instruction"], row["response"]) for row in own]
+        # what belongs together stays in one split
+        own = groups[SPLITS.index(split) :: len(SPLITS)]
+        return [pair for group in own for pair in group]
 
     def has_pairs(self) -> bool:
         """Only where a file of pairs is named."""
