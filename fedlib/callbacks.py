@@ -22,7 +22,7 @@ from fedlib.training import Encoded
 
 ROWS_OF_A_KIND = 8  # that BSNR takes from a client: more would cost over a fifth of a round
 WEIGHING_RULES = ("foolsgold", "krum", "dnc", "residual")  # as in paper S, Figure 3b
-TOLD_MALICIOUS = 0.3  # the share of malicious clients that these rules are told
+ASSUMED_MALICIOUS = 0.3  # the share of malicious clients that these rules assume
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Record:
 class Detection:
     """The weight that each of WEIGHING_RULES would give to each client: what could a server see?
 
-    All are told that three in ten clients are malicious, even where none is: that shows how they
+    All assume that three in ten clients are malicious, even where none is: that shows how they
     rank benign clients. None where a rule cannot work with so few clients."""
 
     sizes: Mapping[int, int]
@@ -93,7 +93,7 @@ class Detection:
     def after_round(self, model: Any, done: Round) -> dict:
         """{"detection": {rule: weights [K], or None}}."""
         sizes = [self.sizes[k] for k in done.sampled]
-        told = round(TOLD_MALICIOUS * len(done.updates))
+        told = round(ASSUMED_MALICIOUS * len(done.updates))
         found: dict[str, list[float] | None] = {}
         for rule in WEIGHING_RULES:
             try:

@@ -45,7 +45,7 @@ def sample_clients(clients: int, sampled: int, seed: int, round_: int) -> list[i
 
 
 def expected_malicious(federation: Federation) -> int:
-    """The f that robust rules are told: round(sampled * malicious share), as in paper S's code.
+    """The f that robust rules assume: round(sampled * malicious share), as in paper S's code.
 
     federation.expected, where given, stands in the place of federation.malicious."""
     given = federation.malicious if federation.expected is None else federation.expected

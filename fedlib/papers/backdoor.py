@@ -25,7 +25,7 @@ def backdoor_changes(settings: Settings) -> Changes:
     Half the clients, at least 5, all of them in each of 3/5 of the rounds. Batches half as large
     for 7/5 of the steps, and adapters on all linear modules: a rare row is learned by steps, and by
     modules that look back at the question (docs/world.md). Rules are as their own papers have
-    them. Robust ones are told of one malicious client in five, though there is none: they could do
+    them. Robust rules assume one malicious client in five, though there is none: they could do
     nothing else. What the notebooks compare (rule, filter, spread, ...) starts from its default,
     whatever was asked for."""
     federation, training = settings.federation, settings.training

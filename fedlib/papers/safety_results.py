@@ -17,7 +17,7 @@ SIGNALS = ("similarity", "foolsgold", "krum", "dnc", "residual")
 
 
 def safety_score(settings: Settings) -> str:
-    """The score that safety is told by: MD-Judge where it judges, else refusal, else Rule."""
+    """The score by which safety is measured: MD-Judge where it judges, else refusal, else Rule."""
     return next(name for name in ("md_judge", "refusal", "rule") if name in settings.judges)
 
 

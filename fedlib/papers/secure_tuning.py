@@ -76,9 +76,9 @@ def _check_own_data(settings: Settings) -> None:
             "of pairs (swat.pairs)"
         )
     for name in data.benign:
-        alone = settings.replace(data={"benign": [name], "questions": None})
-        prompts = prompting.evaluation_prompts(alone)["benign"]
-        if not sources.of(alone).has_right_answers(prompts):
+        one_task = settings.replace(data={"benign": [name], "questions": None})
+        prompts = prompting.evaluation_prompts(one_task)["benign"]
+        if not sources.of(one_task).has_right_answers(prompts):
             raise SettingsError(
                 f"data.benign: {name} has no answers (a list of right ones): paper W's tuning "
                 "tasks are datasets of questions with answers"

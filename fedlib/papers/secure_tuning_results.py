@@ -210,11 +210,11 @@ def _tuning_claims(task: str, groups: Groups, untuned: list[Run]) -> dict[str, n
     }
     # SWAT lowers ASR by a third, at no cost, and lowers the harmfulness score
     for scenario, fall, price in (("benign", "W3-", "W3-cost-"), ("attack", "W4-", "W4-cost-")):
-        alone, warmed = groups[scenario, "plain"], groups[scenario, "swat"]
+        plain_runs, warmed = groups[scenario, "plain"], groups[scenario, "swat"]
         two_thirds = unsafe[scenario, "plain"] * 2 / 3
         found[f"{fall}{task}"] = two_thirds - unsafe[scenario, "swat"]
-        found[f"{price}{task}"] = _less(alone, warmed, "exact")
-        found[f"W6-{task}-{scenario}"] = _less(alone, warmed, "hs")
+        found[f"{price}{task}"] = _less(plain_runs, warmed, "exact")
+        found[f"W6-{task}-{scenario}"] = _less(plain_runs, warmed, "hs")
     # it beats a warm-up of other modules
     for control in ("random", "fragile"):
         found[f"W5-{task}-{control}"] = unsafe["benign", control] - unsafe["benign", "swat"]
@@ -228,11 +228,11 @@ def refused_more(done: Sequence[Run], task: str, scenario: str) -> np.ndarray:
     """By how many points SWAT refuses more than plain tuning at equal task loss, [seeds].
 
     Of validation instructions, at SWAT's end, the mean over models."""
-    alone = tuned_as(done, task=task, scenario=scenario, method="plain")
+    plain_runs = tuned_as(done, task=task, scenario=scenario, method="plain")
     warmed = tuned_as(done, task=task, scenario=scenario, method="swat")
     more = []
     # the same model and seed, tuned with and without the warm-up
-    for swat, plain in zip(warmed, alone, strict=True):
+    for swat, plain in zip(warmed, plain_runs, strict=True):
         there = at_equal_loss(swat, plain, lambda line: line["refused"])
         more.append(swat.rounds()[-1]["refused"] - there)
     return mean_by_seed(warmed, more)
@@ -270,13 +270,13 @@ def record_composition(
     numbers = {"before": "W8-", "project": "W9-"}
     for defence in DEFENCES:
         for scenario in SCENARIOS:
-            alone, *warmed = (
+            plain_runs, *warmed = (
                 tuned_as(done, defence=defence, scenario=scenario, method=method)
                 for method in WARMUPS
             )
             for method, both in zip(list(WARMUPS)[1:], warmed, strict=True):
-                lower = _less(alone, both, "unsafe")
-                lost = _less(alone, both, "exact")
+                lower = _less(plain_runs, both, "unsafe")
+                lost = _less(plain_runs, both, "exact")
                 found[scenario, defence, method] = lower, lost
             if defence in numbers:
                 lower, _ = found[scenario, defence, "swat"]
