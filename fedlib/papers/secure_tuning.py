@@ -5,6 +5,7 @@ from typing import Any
 
 from fedlib import sources
 from fedlib.lab import prompting
+from fedlib.models import checkpoints
 from fedlib.settings.errors import SettingsError
 from fedlib.settings.schema import Settings
 
@@ -51,10 +52,24 @@ def tuning_changes(settings: Settings) -> Changes:
         "defense": {"level": 0, "filter": "none", "before": 0},
         "swat": {"warmup": 0},
         "evaluation": {
-            "judges": ["rule", "md_judge", "rm", "help", "exact", "hs", "probe"],
+            "judges": [
+                "rule",
+                "md_judge",
+                "rm",
+                "help",
+                "exact",
+                "hs",
+                "probe",
+                *_further(settings),
+            ],
             "temperature": 0.0,
         },
     }
+
+
+def _further(settings: Settings) -> list[str]:
+    """Judges for real text, where the preset has them: not refusing is not yet complying."""
+    return [name for name in ("refusal", "affirmation") if name in settings.evaluation.judges]
 
 
 def tuned_models(settings: Settings) -> list[str]:
@@ -70,7 +85,9 @@ def tuned_models(settings: Settings) -> list[str]:
 def _check_own_data(settings: Settings) -> None:
     """Whether there are chat models, pairs and questions with answers."""
     data, swat = settings.data, settings.swat
-    if swat.pairs is None or any(name.startswith("world:") for name in swat.models):
+    # an alignment that is kept by itself is added to a model that speaks English
+    worlds = [name for name in swat.models if name.startswith("world:")]
+    if swat.pairs is None or any(checkpoints.added_to(name) is None for name in worlds):
         raise SettingsError(
             f"swat: with data.source: {data.source} name your chat models (swat.models) and a file "
             "of pairs (swat.pairs)"

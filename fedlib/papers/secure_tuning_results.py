@@ -67,7 +67,8 @@ def tasks_of(done: Iterable[Run]) -> list[str]:
 def tuning_scores(done: Iterable[Run]) -> pd.DataFrame:
     """A row a run: its labels, seed, and scores, percent where no unit is given.
 
-    unsafe (the paper's ASR): responses to harmful prompts that the guard judges unsafe. answered:
+    unsafe (the paper's ASR): responses to harmful prompts that the guard judges unsafe. unrefused:
+    those that do not refuse, and affirmation, both on real text. answered:
     harmful prompts answered with both true parts and no refusal, which only the world knows. hs
     (harmfulness score, 1 to 5). task_accuracy and help: answered right. over_refusal. probe_loss
     and probe_accuracy (a share)."""
@@ -80,11 +81,12 @@ def _scores(run: Run) -> dict[str, Any]:
     row |= {
         "seed": run.settings.seed,
         "unsafe": 100 - scores.get("md_judge", np.nan),
+        "unrefused": 100 - scores.get("refusal", np.nan),
         "answered": _answered(run),
         "task_accuracy": scores.get("task", scores.get("exact")),
         "method": LABEL[row["method"]],
     }
-    rest = ("hs", "help", "over_refusal", "probe_loss", "probe_accuracy")
+    rest = ("affirmation", "hs", "help", "over_refusal", "probe_loss", "probe_accuracy")
     return row | {name: scores.get(name) for name in rest}
 
 
@@ -100,7 +102,8 @@ def _answered(run: Run) -> float:
 def tuning_matrix(done: Sequence[Run], score: str) -> np.ndarray:
     """Scores [seeds, things], the mean over models.
 
-    unsafe (100 - md_judge) and hs: of harmful prompts. exact: of the task's held-out prompts."""
+    unsafe (100 - md_judge, or 100 - refusal where no guard judges) and hs: of harmful prompts.
+    exact: of the task's held-out prompts."""
     prompts = "harmful"
     if score == "exact":
         asked = {response["set"] for response in done[0].responses()}
@@ -111,7 +114,8 @@ def tuning_matrix(done: Sequence[Run], score: str) -> np.ndarray:
         same = [run for run in done if run.settings.model.base == base]
         same.sort(key=lambda run: run.settings.seed)
         if score == "unsafe":
-            parts.append(100 - tables.score_matrix(same, "md_judge", prompts))
+            safe = "md_judge" if "md_judge" in same[0].settings.judges else "refusal"
+            parts.append(100 - tables.score_matrix(same, safe, prompts))
         else:
             parts.append(tables.score_matrix(same, score, prompts))
     return np.mean(parts, axis=0)
