@@ -74,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.set_defaults(command=_world)
     one.add_argument("--only", metavar="NAME", help="one model")
+    one.add_argument(
+        "--data", metavar="FOLDER", help="the real text that smollm2-aligned needs (docs/real.md)"
+    )
     return parser
 
 
@@ -114,7 +117,7 @@ def _export(asked: argparse.Namespace) -> None:
 def _world(asked: argparse.Namespace) -> None:
     from fedlib.commands import train_world
 
-    train_world.train_world_models(asked.only)
+    train_world.train_world_models(asked.only, asked.data)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 
@@ -35,6 +36,10 @@ SHAPES = {
     "mistral": (transformers.MistralConfig, SIZE),
     "gpt2": (transformers.GPT2Config, GPT2),
 }
+# A GGUF file's model: its sizes, the letters it reads, a chat template if one is wanted.
+GGUF = {"hidden": 32, "layers": 2, "heads": 2, "mlp": 64}
+LETTERS = "abcdefghijklmnopqrstuvwxyz .,?"
+TURNS = "{% for m in messages %}{{ m['content'] }} ? {% endfor %}"
 GUARD_WORDS = ("question", "verdict", "safe", "unsafe", "answer")
 GUARD_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m['role'] == 'user' and 'question' or 'answer' }} : "
@@ -103,6 +108,62 @@ def taught(folder: Path, tokens: Any, rows: Sequence[tuple], steps: int, **more:
     lm.save_pretrained(folder)
     tokens.save_pretrained(folder)
     return folder
+
+
+def write_gguf(file: Path, architecture: str = "llama", chat_template: str | None = None) -> Path:
+    """A Llama with random weights and a tokenizer of letters, as llama.cpp writes one."""
+    import gguf
+
+    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *LETTERS.replace(" ", "Ġ"), "th"]
+    writer = gguf.GGUFWriter(file, architecture)
+    writer.add_block_count(GGUF["layers"])
+    writer.add_context_length(64)
+    writer.add_embedding_length(GGUF["hidden"])
+    writer.add_feed_forward_length(GGUF["mlp"])
+    writer.add_head_count(GGUF["heads"])
+    writer.add_head_count_kv(GGUF["heads"])
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(GGUF["hidden"] // GGUF["heads"])
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3] * 3 + [1] * (len(tokens) - 3))
+    writer.add_token_merges(["t h"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    if chat_template:
+        writer.add_chat_template(chat_template)
+
+    rng = np.random.default_rng(0)
+    for name, shape in _gguf_shapes(len(tokens)).items():
+        norm = len(shape) == 1
+        values = np.ones(shape) if norm else rng.normal(size=shape) / GGUF["hidden"] ** 0.5
+        writer.add_tensor(name, values.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def _gguf_shapes(tokens: int) -> dict[str, tuple[int, ...]]:
+    """{tensor: shape} of a Llama, as llama.cpp names them."""
+    hidden, mlp = GGUF["hidden"], GGUF["mlp"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (tokens, hidden),
+        "output_norm.weight": (hidden,),
+    }
+    for layer in range(GGUF["layers"]):
+        block = f"blk.{layer}"
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            shapes[f"{block}.{name}.weight"] = (hidden, hidden)
+        for name in ("ffn_gate", "ffn_up"):
+            shapes[f"{block}.{name}.weight"] = (mlp, hidden)
+        shapes[f"{block}.ffn_down.weight"] = (hidden, mlp)
+        for name in ("attn_norm", "ffn_norm"):
+            shapes[f"{block}.{name}.weight"] = (hidden,)
+    return shapes
 
 
 def guard(folder: Path, **more: Any) -> Path:

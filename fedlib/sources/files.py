@@ -150,7 +150,7 @@ def _numbered_rows(file: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, Any]]:
-    csv.field_size_limit(len(text) + 1)
+    csv.field_size_limit(max(len(text) + 1, csv.field_size_limit()))
     reader = csv.DictReader(io.StringIO(text, newline=""))
     for row in reader:
         # the csv module collects cells without a column under None

@@ -3,66 +3,20 @@
 import dataclasses
 import hashlib
 
-import numpy as np
 import pytest
+import standins
 import torch
 
 from fedlib.lab import keys, loaded
 from fedlib.models import gguf_files
 from fedlib.settings.errors import DataError, SettingsError
 
-gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
-
-HIDDEN, LAYERS, HEADS, MLP = 32, 2, 2, 64
-LETTERS = "abcdefghijklmnopqrstuvwxyz .,?"
-
-
-def write_gguf(file, architecture="llama"):
-    """A Llama with random weights and a tokenizer of letters, as llama.cpp writes one."""
-    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *LETTERS.replace(" ", "Ġ"), "th"]
-    writer = gguf.GGUFWriter(file, architecture)
-    writer.add_block_count(LAYERS)
-    writer.add_context_length(64)
-    writer.add_embedding_length(HIDDEN)
-    writer.add_feed_forward_length(MLP)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(HIDDEN // HEADS)
-    writer.add_vocab_size(len(tokens))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3] * 3 + [1] * (len(tokens) - 3))
-    writer.add_token_merges(["t h"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-
-    rng = np.random.default_rng(0)
-    shapes = {"token_embd.weight": (len(tokens), HIDDEN), "output_norm.weight": (HIDDEN,)}
-    for layer in range(LAYERS):
-        block = f"blk.{layer}"
-        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            shapes[f"{block}.{name}.weight"] = (HIDDEN, HIDDEN)
-        for name in ("ffn_gate", "ffn_up"):
-            shapes[f"{block}.{name}.weight"] = (MLP, HIDDEN)
-        shapes[f"{block}.ffn_down.weight"] = (HIDDEN, MLP)
-        for name in ("attn_norm", "ffn_norm"):
-            shapes[f"{block}.{name}.weight"] = (HIDDEN,)
-    for name, shape in shapes.items():
-        values = np.ones(shape) if len(shape) == 1 else rng.normal(size=shape) / HIDDEN**0.5
-        writer.add_tensor(name, values.astype(np.float32))
-
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return file
+pytest.importorskip("gguf", reason="the package gguf is not installed")
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    return write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+    return standins.write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
 
 
 def test_a_file_becomes_a_base(tiny, smoke):
@@ -70,10 +24,12 @@ def test_a_file_becomes_a_base(tiny, smoke):
     model, tokenizer = loaded.load_base(settings)
     assert type(model).__name__ == "LlamaForCausalLM" and model.dtype == torch.float32
     assert tokenizer.eos_token == "<|im_end|>" and tokenizer.pad_token is not None
-    assert model.config.num_hidden_layers == LAYERS
+    assert model.config.num_hidden_layers == standins.GGUF["layers"]
     # the weights are the file's
     weight = model.get_submodule("model.layers.0.mlp.down_proj").weight
-    assert weight.shape == (HIDDEN, MLP) and 0.1 < weight.std() < 0.3
+    assert (
+        weight.shape == (standins.GGUF["hidden"], standins.GGUF["mlp"]) and 0.1 < weight.std() < 0.3
+    )
 
 
 def test_the_content_counts_in_the_key(tiny, smoke, tmp_path):
@@ -107,7 +63,7 @@ def test_what_is_no_gguf_file_is_named(tmp_path):
 
 
 def test_an_architecture_that_is_not_read_is_one_line(tmp_path, smoke):
-    file = write_gguf(tmp_path / "odd.gguf", architecture="oddmodel")
+    file = standins.write_gguf(tmp_path / "odd.gguf", architecture="oddmodel")
     with pytest.raises(DataError, match="oddmodel") as error:
         loaded.make_base(smoke.replace(model={"base": f"gguf:{file}"}))
     assert "\n" not in str(error.value)
