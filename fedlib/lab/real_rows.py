@@ -320,7 +320,10 @@ def _own_questions(folder: str | Path, measured: Sequence[str]) -> dict[str, lis
     own_unsafe: the lines of FOLDER/harmful_questions.txt. The repository has no such list; without
     the file `read_parts` takes XSTest's unsafe prompts in its place."""
     file = Path(folder) / HARMFUL_QUESTIONS
-    harmful = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    harmful = []
+    if file.is_file():
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        harmful = [line.strip() for line in lines if line.strip()]
     harmless = real_contrast.harmless_questions()
     verbs = _apart(harmless["verbs"], measured)
     own = [text for texts in harmless.values() for text in texts]

@@ -46,8 +46,21 @@ def is_about(paper: str, settings: Settings) -> bool:
 
 
 def is_about_real(settings: Settings) -> bool:
-    """Whether the claims about the real model (claims_real.yaml) are about these settings."""
+    """Whether the table of claims is that of the real model (claims_real.yaml)."""
     return settings.data.source != "world" and settings.model.base == REAL_MODEL
+
+
+def _real_is_about(paper: str, settings: Settings) -> bool:
+    """Whether the real model's claims of a paper are about these settings.
+
+    S: the attack with unaligned rows, safety by refusal. B: as in the world. W: none yet."""
+    data, judges = settings.data, settings.evaluation.judges
+    poison = data.poison
+    about = {
+        "S": data.attack == "unaligned" and "refusal" in judges and "md_judge" not in judges,
+        "B": poison.share == 0.08 and poison.target == "replace",
+    }
+    return about.get(paper, False)
 
 
 def claims_for(settings: Settings) -> list[dict[str, Any]]:
@@ -60,14 +73,14 @@ def record_claim(
 ) -> tuple[float, float, float] | None:
     """Record what a notebook measured for a claim: values [S] or [S, H]; returns (mean, low, high).
 
-    None, and nothing recorded, where the claims of its paper are not about these settings.
-    ValueError where claims.yaml has no such claim."""
+    None, and nothing recorded, where the claims of its paper are not about these settings, or where
+    the real model has no such claim. ValueError where claims.yaml has none."""
     paper, real = claim[:1], is_about_real(settings)
     units = {known["id"]: known["unit"] for known in claims_for(settings)}
     if real:
         claim = f"R-{claim}"
         # of the real model fewer things are claimed
-        if claim not in units:
+        if claim not in units or not _real_is_about(paper, settings):
             return None
     elif paper in PAPERS and not is_about(paper, settings):
         return None

@@ -54,10 +54,12 @@ def read(file: str | Path, fields: Mapping[str, str] | None = None) -> list[dict
     shape = _shape(f"{file}: line {numbered[0][0]}", _columns(numbered), fields)
 
     worded = _worded_answers(file, fields or {})
+    if set(fields or {}) & DIRECTIVES and "response" not in shape:
+        raise DataError(f"{file}: data.fields: answers and only need the column of the response")
     # keep the rows that say something
     rows, empty = [], []
     for line, raw in numbered:
-        row = _row(f"{file}: line {line}", raw, shape)
+        row = _row(f"{file}: line {line}", raw, shape, worded)
         if worded:
             row |= _right_answer(f"{file}: line {line}", row["response"], worded)
         if row["instruction"] and row.get("response", True):
@@ -124,6 +126,7 @@ def read_pairs(file: str | Path) -> list[list[tuple[str, str]]]:
     # prompts without a focus word have no twin
     words: dict[str, dict[str, list[str]]] = {}
     for line, raw in numbered:
+        _must_be_object(f"{file}: line {line}", raw)
         focus, label = str(raw.get("focus") or "").strip().lower(), raw.get("label")
         if label not in ("safe", "unsafe"):
             raise DataError(f"{file}: line {line}: label must be safe or unsafe, got {label!r}")
@@ -281,7 +284,9 @@ def _columns_in(text: str) -> list[str]:
     return COLUMN.findall(text) or [text]
 
 
-def _row(place: str, raw: Any, shape: Mapping[str, str]) -> dict:
+def _row(
+    place: str, raw: Any, shape: Mapping[str, str], worded: Mapping[str, str] | None = None
+) -> dict:
     """A row of ours from one of the file's."""
     _must_be_object(place, raw)
     if "turns" in shape:
@@ -289,6 +294,9 @@ def _row(place: str, raw: Any, shape: Mapping[str, str]) -> dict:
         found = {"instruction": question, "response": answer}
     else:
         found = _cells(raw, shape)
+    # a class may be written as a number
+    if worded and isinstance(found.get("response"), int):
+        found["response"] = str(found["response"])
 
     for name in ("instruction", "response"):
         if name not in found:

@@ -85,3 +85,11 @@ def test_two_columns_are_pairs_row_by_row(tmp_path):
     file = write(tmp_path / "pairs.jsonl", rows)
     assert files.read_pairs(file) == [[("bad", "good")], [("worse", "better")]]
     assert "no such file" in error(files.read_pairs, tmp_path / "other.csv")
+
+
+def test_directives_need_a_response_and_take_numbers(tmp_path):
+    file = write(tmp_path / "numbers.json", [{"text": "dull", "label": 0}])
+    rows = files.read(file, ASKED | {"answers": "0 = negative"})
+    assert rows[0]["response"] == "negative"
+    said = error(files.read, file, {"instruction": "text", "only": "answers"})
+    assert "need the column of the response" in said
