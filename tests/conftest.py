@@ -50,3 +50,15 @@ def loaded() -> tuple[Any, Any]:
     settings = smoke_settings(model={"device": "cpu"})
     base, tokenizer = load_base(settings)
     return attach_lora(base, settings.model, settings.seed), tokenizer
+
+
+@pytest.fixture
+def axes():
+    """Axes in the style of the figures. What cannot be drawn on them fails at the end."""
+    from fedlib.papers import output
+
+    plt = output.figure_style()
+    fig, axes = plt.subplots()
+    yield axes
+    fig.canvas.draw()
+    plt.close("all")

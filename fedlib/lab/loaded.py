@@ -7,6 +7,7 @@ from typing import Any
 from fedlib.lab import keys, pretraining, store
 from fedlib.models import adapter, checkpoints, gguf_files, loading
 from fedlib.settings import machine
+from fedlib.settings.errors import SettingsError
 from fedlib.settings.schema import Settings
 
 
@@ -65,10 +66,16 @@ def _add_alignment(settings: Settings, folder: Path) -> None:
 
 
 def load_base(settings: Settings) -> tuple[Any, Any]:
-    """(base model, tokenizer) by model.base, on its device and in its precision."""
-    make_base(settings)
+    """(base model, tokenizer) by model.base, on its device and in its precision.
+
+    It makes nothing: SettingsError if the base is one that `make_base` has not made yet."""
     if keys.base_is_made(settings):
-        source, commit = str(_made_folder(settings)), None
+        folder = _made_folder(settings)
+        if not _is_made(folder):
+            raise SettingsError(
+                f"model.base: {settings.model.base} is not in {folder}: `fedlib run` makes it"
+            )
+        source, commit = str(folder), None
     else:
         source, commit = checkpoints.source(settings, "model.base")
     return loading.load_causal(

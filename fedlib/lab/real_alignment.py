@@ -128,7 +128,9 @@ def train_alignment(
 
     # the base, in float32 on the CPU; its frozen products in bfloat16
     options = {"base": recipe["base"], "dtype": "float32", "device": "cpu"}
-    base, tokenizer = loaded.load_base(presets.load("mini", model=options))
+    start = presets.load("mini", model=options)
+    loaded.make_base(start)
+    base, tokenizer = loaded.load_base(start)
     _multiply_in_bfloat16(base)
 
     # what it says itself, then the stages, then what came out

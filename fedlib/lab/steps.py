@@ -58,6 +58,7 @@ def make(settings: Settings, wait: bool = True) -> None:
 
 def make_robustness(settings: Settings, wait: bool = True) -> None:
     """Find the robust modules of the run's base if that is not done yet."""
+    loaded.make_base(settings, wait)
     store.ensure(settings, keys.robustness_folder(settings), find_robust_modules, wait)
 
 

@@ -27,6 +27,7 @@ def test_scores_of_what_is_likely(local):
 
 def test_a_model_that_complies_has_a_higher_affirmation(local, monkeypatch):
     """By hand: training on the openings raises it, training on refusals lowers it."""
+    loaded.make_base(local)
     base, tokenizer = loaded.load_base(local)
     openings = sources.of(local).openings()
     assert len(openings) == min(50, local.evaluation.harmful)

@@ -21,6 +21,7 @@ def tiny(tmp_path_factory):
 
 def test_a_file_becomes_a_base(tiny, smoke):
     settings = smoke.replace(model={"base": f"gguf:{tiny}"})
+    loaded.make_base(settings)
     model, tokenizer = loaded.load_base(settings)
     assert type(model).__name__ == "LlamaForCausalLM" and model.dtype == torch.float32
     assert tokenizer.eos_token == "<|im_end|>" and tokenizer.pad_token is not None
@@ -49,6 +50,15 @@ def test_it_is_unpacked_once(tiny, smoke, monkeypatch):
     loaded.make_base(settings)
     monkeypatch.setattr(gguf_files, "unpack", lambda *_: pytest.fail("unpacked a second time"))
     loaded.make_base(settings)
+
+
+def test_loading_does_not_unpack(tiny, smoke):
+    settings = smoke.replace(model={"base": f"gguf:{tiny}"})
+    with pytest.raises(SettingsError, match="fedlib run"):
+        loaded.load_base(settings)
+    assert not keys.base_folder(settings).exists()
+    loaded.make_base(settings)
+    loaded.load_base(settings)
 
 
 def test_what_is_no_gguf_file_is_named(tmp_path):

@@ -10,15 +10,6 @@ from matplotlib.collections import PolyCollection
 from fedlib.papers import charts, claims, methods, output
 
 
-@pytest.fixture
-def axes():
-    plt = output.figure_style()
-    fig, axes = plt.subplots()
-    yield axes
-    fig.canvas.draw()  # what cannot be drawn fails here
-    plt.close("all")
-
-
 def scores(sampled=3):
     """Two seeds of three methods, as tables.score_table gives them."""
     told = {"FedAvg": (40, 60), "Krum": (30, 40), "Ours: Level 2": (90, 100)}

@@ -7,15 +7,6 @@ from axes_read import frames, labels
 from fedlib.papers import heatmaps, output
 
 
-@pytest.fixture
-def axes():
-    plt = output.figure_style()
-    fig, axes = plt.subplots()
-    yield axes
-    fig.canvas.draw()  # what cannot be drawn fails here
-    plt.close("all")
-
-
 def record(malicious=(3, 4), clients=(0, 1, 2, 3, 4)):
     count = len(clients)
     cosine = np.full((count, count), 0.5) + 0.5 * np.eye(count)
