@@ -147,8 +147,8 @@ class Files:
         return self.settings.swat.pairs is not None
 
     def tuning_tasks(self) -> tuple[str, ...]:
-        """Each benign dataset: it must be one of questions with right answers."""
-        return tuple(self.settings.data.benign)
+        """swat.tasks, else each benign dataset: they must be questions with right answers."""
+        return tuple(self.settings.swat.tasks or self.settings.data.benign)
 
     def task_prompts(self, prompts: dict[str, list[dict]]) -> list[dict]:
         """The benign prompts with right answers."""
