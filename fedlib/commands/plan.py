@@ -120,7 +120,8 @@ def _count(
 
 def _looks_at_rows(settings: Settings, notebook: str) -> bool:
     """Whether a notebook's grid is made of the rows themselves, so that it needs them here."""
-    return notebook[0] == "2" or (notebook[0] == "3" and bool(settings.swat.pairs))
+    poisons, tunes = notebook.startswith(("01", "2")), notebook.startswith("3")
+    return poisons or (tunes and bool(settings.swat.pairs))
 
 
 # --- what is to be done first
