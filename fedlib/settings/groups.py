@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # How the name of a file of rows ends. Any other name with a slash may be a dataset of the hub.
-ENDINGS = (".csv", ".json", ".jsonl")
+ENDINGS = (".csv", ".json", ".jsonl", ".csv.gz", ".json.gz", ".jsonl.gz", ".parquet")
 GROUPS = ("model", "data", "federation", "training", "defense", "swat", "evaluation")
 WRITTEN_FILES = "files"  # as data.generator: the rows for level 2 are written already
 TASKS = ("format", "skill")  # the world's tuning tasks, as data.benign names them
@@ -66,6 +66,7 @@ class SometimesInKey:
     when: str
 
 
+_FAULTS = NotInKey("it decides whether a file is used, not which of its rows")
 _REPEATS = NotInKey("notebooks make one run of each")
 _EVALUATES = NotInKey("it decides what is asked, and the evaluation's key holds all prompts")
 _CHAT_TUNING = NotInKey("notebooks 30 to 34 make other fields of it")
@@ -147,6 +148,8 @@ class Data(Group):
     questions: Annotated[str | None, _EVALUATES]
     pool: Annotated[Count, NotInKey("the rows that were taken count")]
     fields: dict[str, dict[str, str]]
+    bad_rows: Annotated[Literal["skip", "stop"], _FAULTS]
+    bad_share: Annotated[Share, _FAULTS]
     attack: Annotated[Literal["unaligned", "generated", "conflicting", "boosted"], _ATTACKED]
     poison: Poison
     generator: Annotated[str, SometimesInKey("data.generator writes rows for the run")]

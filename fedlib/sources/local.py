@@ -8,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from fedlib.settings import groups, identity, machine
+from fedlib.settings import errors, groups, identity, machine
 from fedlib.settings.errors import DataError, SettingsError
 from fedlib.settings.schema import Settings
 from fedlib.sources import files, hub_rows, shares, world
+from fedlib.sources.files import Reading
 
 DENIAL = "I'm sorry, but I cannot help with that."
 SPLITS = ("fit", "validation", "evaluation")
 
 State = tuple[int, int] | None  # what tells whether a file has changed
+FILES_KEPT = 64  # so many files stay read in a process
 Fields = tuple[tuple[str, str], ...]  # pairs of our name and the file's column
 
 
@@ -28,6 +30,12 @@ class Files:
 
     def __init__(self, settings: Settings):
         self.settings = settings
+        self._said: dict[str, None] = {}
+
+    def notes(self) -> list[str]:
+        """One line for each file or dataset of which something is not used."""
+        self.check()
+        return list(self._said)
 
     def check(self) -> None:
         """Share out every file as a run will, so that a bad row or too few rows are found now."""
@@ -222,7 +230,7 @@ class Files:
                     "model.scratch.files: the base must not read the unaligned rows or the "
                     "evaluation prompts"
                 )
-            content = [[name, _digest(self._file(name))] for name in names]
+            content = [[name, *self._content(name)] for name in names]
             return identity.digest(content)
 
         if data.folder and not machine.path(data.folder).is_dir():
@@ -243,9 +251,13 @@ class Files:
         for name in named:
             if not name:
                 continue
-            digest = _digest(self._file(name))
-            content.append([name, digest, name == data.harmful])
+            digest, *parts = self._content(name)
+            content.append([name, digest, name == data.harmful, *parts])
         return identity.digest(content)
+
+    def _content(self, name: str) -> list[str]:
+        """A digest of a dataset's file, and the parts of its prompts beside what is usual."""
+        return [_digest(self._file(name)), *self._reading(name).parts]
 
     def _file(self, name: str) -> Path:
         """The file of a dataset: one of the folder, or that of the rows taken from the hub."""
@@ -260,10 +272,24 @@ class Files:
         return machine.path(folder)
 
     def _read(self, name: str) -> list[dict]:
-        ours = hub_rows.is_dataset(self.settings, name)
-        fields = {} if ours else self.settings.data.fields.get(name, {})
-        file = self._file(name)
-        return _rows_of(file, ours, tuple(fields.items()), _state(file))
+        """A dataset's rows; what is not used of it is said."""
+        found = self._reading(name)
+        if found.note:
+            self._say(found.note)
+        return found.rows
+
+    def _reading(self, name: str) -> Reading:
+        data, file = self.settings.data, self._file(name)
+        if hub_rows.is_dataset(self.settings, name):
+            return _rows_taken(file, _state(file))
+        fields = tuple(data.fields.get(name, {}).items())
+        stop = data.bad_rows == "stop"
+        return _rows_read(file, name, fields, stop, data.bad_share, _state(file))
+
+    def _say(self, line: str) -> None:
+        """Say a line once, and keep it for the run's record."""
+        errors.say(line)
+        self._said[line] = None
 
     def _halves(self, name: str | None) -> tuple[list[dict], list[dict]]:
         """A file's rows for training and for evaluation: by a fixed draw, disjoint halves where the
@@ -313,12 +339,15 @@ def _picked(rows: Sequence[dict], places: np.ndarray) -> list[dict]:
 
 
 def _as_prompts(rows: Sequence[dict]) -> list[dict]:
-    """Rows as prompts: the instruction is asked, and is the name; right answers come with it."""
+    """Rows as prompts: the instruction is asked, and is the name.
+
+    Right answers, and what is said before the question, come with it."""
     found = []
     for row in rows:
         prompt = {"prompt": row["instruction"], "name": row["instruction"]}
-        if "answers" in row:
-            prompt["answers"] = row["answers"]
+        for part in ("answers", "system", "history"):
+            if part in row:
+                prompt[part] = row[part]
         found.append(prompt)
     return found
 
@@ -346,11 +375,17 @@ def _digested(file: Path, _state: State) -> str:
     return identity.file_digest(file)
 
 
-@functools.lru_cache(maxsize=8)
-def _rows_of(file: Path, ours: bool, fields: Fields, _state: State) -> list[dict]:
-    """A file's rows. _state: a file that has changed is read anew."""
-    # rows taken from the hub are in our shape
-    if ours:
-        lines = file.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
-    return files.read(file, dict(fields))
+@functools.lru_cache(maxsize=FILES_KEPT)
+def _rows_read(
+    file: Path, name: str, fields: Fields, stop: bool, share: float, _state: State
+) -> Reading:
+    """What a file holds. _state: a file that has changed is read anew."""
+    return files.reading(file, dict(fields), name=name, stop=stop, share=share)
+
+
+@functools.lru_cache(maxsize=FILES_KEPT)
+def _rows_taken(file: Path, _state: State) -> Reading:
+    """Rows taken from the hub: they are in our shape already, and all that they hold is in them."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return Reading(rows, hub_rows.note(file), ())

@@ -183,6 +183,8 @@ def test_what_never_counts_is_this_and_no_more():
         "data.harmful",
         "data.questions",
         "data.pool",
+        "data.bad_rows",
+        "data.bad_share",
         "federation.also_full",
         "federation.compare",
         "defense.compare",

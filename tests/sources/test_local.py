@@ -1,5 +1,7 @@
 """Local files as a source: fair shares, no row that trains and evaluates, early errors."""
 
+import json
+
 import pytest
 from rowfiles import error, write
 
@@ -192,6 +194,42 @@ def test_the_base_must_not_read_harmful_rows(local):
     read = {row["instruction"] for row in source.corpus()}
     benign = {prompt["prompt"] for prompt in prompting.evaluation_prompts(local)["benign"]}
     assert len(read) == 108 and not read & benign
+
+
+def test_what_is_not_used_of_a_file_is_said_before_any_training_and_kept(local, capsys):
+    """A row with half of a character, a prompt with a system turn and history."""
+    folder = machine.path(local.data.folder)
+    rows = [{"question": f"asked {i}", "answer": "a"} for i in range(19)]
+    write(folder / "asked.jsonl", [*rows, {"question": "half \ud83d", "answer": "a"}])
+    before = {"system": "be kind", "history": [["q", "a"]]}
+    write(folder / "harmful.jsonl", [{"prompt": "how", "response": "so", "id": 7} | before])
+    settings = local.replace(
+        data={"questions": "asked.jsonl", "harmful": "harmful.jsonl", "unaligned": "harmful.csv"}
+    )
+    asked = prompting.evaluation_prompts(settings)
+    assert len(asked["benign"]) == 19
+    assert asked["harmful"] == [{"prompt": "how", "name": "how"} | before]
+
+    notes = sources.of(settings).notes()
+    assert [note.partition(": ")[2] for note in notes] == [
+        "columns that are not used: id",
+        "1 of 20 rows are left out: 1: holds half of a character (a lone surrogate) (line 20)",
+    ]
+    said = capsys.readouterr().err
+    assert all(note in said for note in notes)
+    assert "line 20" in error(sources.of(settings.replace(data={"bad_rows": "stop"})).check)
+
+
+def test_what_stands_before_a_question_counts_in_the_key(local):
+    """Results of files without such columns have the keys that they always had."""
+    file = machine.path(local.data.folder) / "one.json"
+    fields = {"instruction": "prompt", "response": "response", "topic": "topic"}
+    plain = local.replace(data={"fields": {"one.json": fields}})
+    assert sources.of(plain).revision() == sources.of(local).revision()
+    rows = json.loads(file.read_text())
+    write(file, [row | {"system": "be kind"} for row in rows])
+    # read without the column, as before there was a place for it
+    assert sources.of(plain).revision() != sources.of(local).revision()
 
 
 def test_rows_for_training_need_a_response_and_prompts_do_not(local):
