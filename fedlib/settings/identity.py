@@ -1,7 +1,9 @@
-"""Seeds for every random choice, and digests that tell whether two things are the same."""
+"""Seeds for every random choice, and what tells whether two things are the same."""
 
+import functools
 import hashlib
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,20 @@ def digest(value: Any) -> str:
     """12 hex digits of a JSON value, whatever the order of its keys."""
     text = json.dumps(value, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@functools.lru_cache(maxsize=2**17)
+def plain(text: str) -> str:
+    """The form in which two texts are the same: whatever their case, spaces, Unicode normal form,
+    invisible characters, and punctuation at the end."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    seen = "".join(sign for sign in folded if unicodedata.category(sign) != "Cf")
+    words = " ".join(seen.split())
+    end = len(words)
+    while end and unicodedata.category(words[end - 1])[0] in "PZ":
+        end -= 1
+    # of punctuation only, all of it counts
+    return words[:end] or words
 
 
 def file_digest(file: Path) -> str:

@@ -15,9 +15,9 @@ from typing import Protocol
 from fedlib.settings.schema import Settings
 from fedlib.sources import embedded, local
 
-# What is said before the question is in system (a text) and history (pairs [asked, answered]).
-Row = dict  # {instruction, response, label[, topic][, answers][, system][, history][, group]}
-Prompt = dict  # {prompt, name[, kind, parts][, answers][, system][, history]}
+# before: the turns {role, content} that stand before the question, a system turn first.
+Row = dict  # {instruction, response, label[, topic][, answers][, before][, group]}
+Prompt = dict  # {prompt, name[, kind, parts][, answers][, before]}
 
 
 class Source(Protocol):

@@ -23,9 +23,9 @@ TOO_MANY = "that is more than data.bad_share: mend the rows, or raise it"
 class Reading(NamedTuple):
     """What was read of a file.
 
-    rows: {instruction, response[, topic][, answers][, system][, history][, group]}.
+    rows: {instruction, response[, topic][, answers][, before][, group]}.
     note: one line on what is not used of the file, or None.
-    parts: which parts of a prompt it has beside instruction and input: context, system, history.
+    parts: what a prompt has beside instruction and input: before (turns), context.
     bad: how many rows are left out, since they cannot be used."""
 
     rows: list[dict]
@@ -149,7 +149,7 @@ def reading(
     said = [skipped.said(len(numbered)), _goes_on(further), _unused(columns, shape, group)]
     said.append(_kept_only(rows, kept, fields))
 
-    parts = [part for part in shapes.BEFORE if any(part in row for row in rows)]
+    parts = ["before"] if any("before" in row for row in rows) else []
     parts += ["context"] if any(raw.get(shape.get("context")) for _, raw in used) else []
     return Reading(kept, note_of(place, said), tuple(parts), skipped.count)
 

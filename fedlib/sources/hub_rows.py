@@ -189,7 +189,7 @@ def _take_rows(dataset: Dataset, copy: Path | None, asked: dict, folder: Path) -
 
 def _whole_prompt(row: dict) -> str:
     """What a row asks, with all that is said before."""
-    return json.dumps([row["instruction"], row.get("system"), row.get("history")])
+    return json.dumps([row["instruction"], row.get("before")])
 
 
 def _passed(

@@ -1,25 +1,17 @@
 """Rows and prompts from files of a folder, and from datasets of the hub kept as such files."""
 
-import functools
-import json
 import random
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from fedlib.settings import errors, groups, identity, machine
+from fedlib.settings import groups, identity, machine
 from fedlib.settings.errors import DataError, SettingsError
 from fedlib.settings.schema import Settings
-from fedlib.sources import files, hub_rows, shares, world
-from fedlib.sources.files import Reading
+from fedlib.sources import files, pools, shares, world
 
 DENIAL = "I'm sorry, but I cannot help with that."
 SPLITS = ("fit", "validation", "evaluation")
-
-State = tuple[int, int] | None  # what tells whether a file has changed
-FILES_KEPT = 64  # so many files stay read in a process
-Fields = tuple[tuple[str, str], ...]  # pairs of our name and the file's column
 
 
 class Files:
@@ -30,12 +22,12 @@ class Files:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self._said: dict[str, None] = {}
+        self._pools = pools.Pools(settings)
 
     def notes(self) -> list[str]:
         """One line for each file or dataset of which something is not used."""
         self.check()
-        return list(self._said)
+        return list(self._pools.said)
 
     def check(self) -> None:
         """Share out every file as a run will, so that a bad row or too few rows are found now."""
@@ -91,7 +83,7 @@ class Files:
         rows = [row | {"label": "normal"} for row in normal]
         rows += [row | {"label": label} for row in special]
         rng = np.random.default_rng(identity.derive(seed, "order", client))
-        return _picked(rows, rng.permutation(len(rows)))
+        return pools.picked(rows, rng.permutation(len(rows)))
 
     @staticmethod
     def _enough(what: str, name: str, rows: Sequence[dict], wanted: int, client: int) -> None:
@@ -104,20 +96,12 @@ class Files:
 
     def defense_rows(self, count: int) -> dict[str, list[dict]]:
         """Existing rows of the files that defense.aligned and defense.normal name."""
-        data, own = self.settings.data, self.settings.defense
+        own = self.settings.defense
         rng = random.Random(identity.derive(self.settings.seed, "defense"))
-        # what is kept for evaluation is never trained on
-        aligned, _ = self._halves(own.aligned)
-        if own.normal in data.benign:
-            normal, _ = self._normal(own.normal)
-        else:
-            normal, _ = self._halves(own.normal)
-        parts = {
-            "aligned": _trainable(aligned, own.aligned),
-            "normal": _trainable(normal, own.normal),
-        }
         found = {}
-        for kind, part in parts.items():
+        for kind, name in (("aligned", own.aligned), ("normal", own.normal)):
+            ordinary = kind == "normal" and name in self.settings.data.benign
+            part = self._pools.trained(name, ordinary)
             drawn = rng.sample(part, min(count, len(part)))
             found[kind] = [row | {"label": kind} for row in drawn]
         return found
@@ -125,7 +109,7 @@ class Files:
     def prompts(self) -> dict[str, list[dict]]:
         """The first prompts, as many as evaluation.harmful and evaluation.benign say."""
         evaluation = self.settings.evaluation
-        _, rows = self._halves(self.settings.data.harmful)
+        _, rows = self._pools.halves(self.settings.data.harmful)
         harmful = _as_prompts(rows)
         benign = self.trigger_prompts()
         return {
@@ -137,10 +121,10 @@ class Files:
         """Every benign prompt: those of data.questions, else the tenth of benign rows kept back."""
         data = self.settings.data
         if data.questions:
-            return _as_prompts(self._read(data.questions))
+            return _as_prompts(self._pools.read(data.questions))
         held = []
         for name in data.benign:
-            held += self._normal(name)[1]
+            held += self._pools.normal(name)[1]
         return _as_prompts(held)
 
     def pairs(self, split: str) -> list[tuple[str, str]]:
@@ -149,7 +133,7 @@ class Files:
             raise SettingsError(
                 "swat.pairs: name the file of data.folder with columns malicious and benign"
             )
-        file = self._folder() / self.settings.swat.pairs
+        file = self._pools.folder() / self.settings.swat.pairs
         groups = files.read_pairs(file)
         if len(groups) < len(SPLITS):
             raise DataError(
@@ -178,11 +162,11 @@ class Files:
 
     def openings(self) -> dict[str, str]:
         name, count = self.settings.data.harmful, self.settings.evaluation.harmful
-        rows = self._halves(name)[1][:count] if name else []
+        rows = self._pools.halves(name)[1][:count] if name else []
         return {row["instruction"]: row["response"] for row in rows if "response" in row}
 
     def ordinary_rows(self) -> list[dict]:
-        rows = [row for name in self.settings.data.benign for row in self._normal(name)[1]]
+        rows = [row for name in self.settings.data.benign for row in self._pools.normal(name)[1]]
         return [row for row in rows if "response" in row][: self.settings.evaluation.benign]
 
     def right_answer(self, prompt: dict, rng: random.Random) -> str | None:
@@ -217,7 +201,7 @@ class Files:
         """The rows of model.scratch.files, less what is kept for evaluation."""
         rows = []
         for name in self.settings.model.scratch.files:
-            rows += _trainable(self._normal(name)[0], name)
+            rows += self._pools.trained(name, ordinary=True)
         return rows
 
     def revision(self, what: str = "training") -> str:
@@ -230,7 +214,9 @@ class Files:
                     "model.scratch.files: the base must not read the unaligned rows or the "
                     "evaluation prompts"
                 )
-            content = [[name, *self._content(name)] for name in names]
+            content = [[name, *self._pools.content(name)] for name in names]
+            for name in names:
+                content += self._pools.left_out(name, ordinary=True)
             return identity.digest(content)
 
         if data.folder and not machine.path(data.folder).is_dir():
@@ -242,75 +228,20 @@ class Files:
                 raise DataError(f"data.{label}: name the file or dataset of {label} rows")
 
         own = self.settings.defense
-        named = [*data.benign, data.aligned]
+        # (name, whether its rows serve for normal ones)
+        named = [(name, True) for name in data.benign] + [(data.aligned, False)]
         if attacked:
-            named.append(data.unaligned)
+            named.append((data.unaligned, False))
         if own.level == 1 or own.before:
-            named += [own.aligned, own.normal]
+            named += [(own.aligned, False), (own.normal, own.normal in data.benign)]
         content = []
-        for name in named:
+        for name, ordinary in named:
             if not name:
                 continue
-            digest, *parts = self._content(name)
+            digest, *parts = self._pools.content(name)
             content.append([name, digest, name == data.harmful, *parts])
+            content += self._pools.left_out(name, ordinary)
         return identity.digest(content)
-
-    def _content(self, name: str) -> list[str]:
-        """A digest of a dataset's file, and the parts of its prompts beside what is usual."""
-        return [_digest(self._file(name)), *self._reading(name).parts]
-
-    def _file(self, name: str) -> Path:
-        """The file of a dataset: one of the folder, or that of the rows taken from the hub."""
-        if hub_rows.is_dataset(self.settings, name):
-            return hub_rows.rows_file(self.settings, name)
-        return self._folder() / name
-
-    def _folder(self) -> Path:
-        folder = self.settings.data.folder
-        if folder is None:
-            raise DataError("data.folder: name the folder of your files")
-        return machine.path(folder)
-
-    def _read(self, name: str) -> list[dict]:
-        """A dataset's rows; what is not used of it is said."""
-        found = self._reading(name)
-        if found.note:
-            self._say(found.note)
-        return found.rows
-
-    def _reading(self, name: str) -> Reading:
-        data, file = self.settings.data, self._file(name)
-        if hub_rows.is_dataset(self.settings, name):
-            return _rows_taken(file, _state(file))
-        fields = tuple(data.fields.get(name, {}).items())
-        stop = data.bad_rows == "stop"
-        return _rows_read(file, name, fields, stop, data.bad_share, _state(file))
-
-    def _say(self, line: str) -> None:
-        """Say a line once, and keep it for the run's record."""
-        errors.say(line)
-        self._said[line] = None
-
-    def _halves(self, name: str | None) -> tuple[list[dict], list[dict]]:
-        """A file's rows for training and for evaluation: by a fixed draw, disjoint halves where the
-        file serves for both."""
-        data, own = self.settings.data, self.settings.defense
-        if name is None:
-            raise DataError("data: a file or dataset that these settings need is not named")
-        rows = self._read(name)
-        trained_on = (*data.benign, data.aligned, data.unaligned, own.aligned, own.normal)
-        if name != data.harmful or name not in trained_on:
-            return rows, rows
-        order = np.random.default_rng(0).permutation(len(rows))
-        middle = len(rows) // 2
-        return _picked(rows, order[:middle]), _picked(rows, order[middle:])
-
-    def _normal(self, name: str | None) -> tuple[list[dict], list[dict]]:
-        """A file's rows for training, and the tenth of them that is kept for evaluation."""
-        rows = self._halves(name)[0]
-        order = np.random.default_rng(0).permutation(len(rows))
-        held = max(1, len(rows) // 10)
-        return _picked(rows, order[held:]), _picked(rows, order[:held])
 
     def _shares(self, label: str) -> list[list[dict]]:
         """The rows of a kind as they fall to all clients."""
@@ -320,22 +251,17 @@ class Files:
         if label == "normal":
             rows = []
             for name in data.benign:
-                rows += _trainable(self._normal(name)[0], name)
+                rows += self._pools.trained(name, ordinary=True)
             if data.partition != "iid":
                 return shares.partition(
                     rows, federation.clients, data.partition, rng, data.alpha, data.sizes
                 )
         else:
-            name = getattr(data, label)
-            rows = _trainable(self._halves(name)[0], name)
+            rows = self._pools.trained(getattr(data, label), ordinary=False)
 
         if label == "unaligned":
             return shares.among_malicious(rows, federation.clients, federation.malicious, rng)
         return shares.partition(rows, federation.clients, "iid", rng)
-
-
-def _picked(rows: Sequence[dict], places: np.ndarray) -> list[dict]:
-    return [rows[place] for place in places]
 
 
 def _as_prompts(rows: Sequence[dict]) -> list[dict]:
@@ -345,47 +271,8 @@ def _as_prompts(rows: Sequence[dict]) -> list[dict]:
     found = []
     for row in rows:
         prompt = {"prompt": row["instruction"], "name": row["instruction"]}
-        for part in ("answers", "system", "history"):
+        for part in ("answers", "before"):
             if part in row:
                 prompt[part] = row[part]
         found.append(prompt)
     return found
-
-
-def _trainable(rows: list[dict], name: str | None) -> list[dict]:
-    if rows and "response" not in rows[0]:
-        raise DataError(f"data.fields: {name} needs a response column too: clients train on it")
-    return rows
-
-
-def _state(file: Path) -> State:
-    """What tells whether a file has changed: its size and time."""
-    if not file.is_file():
-        return None
-    state = file.stat()
-    return state.st_size, state.st_mtime_ns
-
-
-def _digest(file: Path) -> str:
-    return _digested(file, _state(file))
-
-
-@functools.lru_cache(maxsize=64)
-def _digested(file: Path, _state: State) -> str:
-    return identity.file_digest(file)
-
-
-@functools.lru_cache(maxsize=FILES_KEPT)
-def _rows_read(
-    file: Path, name: str, fields: Fields, stop: bool, share: float, _state: State
-) -> Reading:
-    """What a file holds. _state: a file that has changed is read anew."""
-    return files.reading(file, dict(fields), name=name, stop=stop, share=share)
-
-
-@functools.lru_cache(maxsize=FILES_KEPT)
-def _rows_taken(file: Path, _state: State) -> Reading:
-    """Rows taken from the hub: they are in our shape already, and all that they hold is in them."""
-    lines = file.read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    return Reading(rows, hub_rows.note(file), ())

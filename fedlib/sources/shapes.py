@@ -23,10 +23,11 @@ INPUTS = {"input": "instruction", "context": None}
 CONVERSATIONS = ("messages", "conversation", "conversations")
 # Columns that tell a row's topic, the first one found.
 TOPICS = ("topic", "category")
-# Columns of what stands before the question: a system turn; turns as pairs (asked, answered).
-BEFORE = ("system", "history")
+# Columns of what stands before the question, by our names: a system turn; turns as pairs (asked,
+# answered).
+BEFORE = {"system": ("system", "system_prompt"), "history": ("history",)}
 # What data.fields may name a column for, and what else it may say of a file.
-FIELDS = {"instruction", "input", "response", "topic", *BEFORE}
+FIELDS = {"instruction", "response", "topic", *INPUTS, *BEFORE}
 DIRECTIVES = {"answers", "only"}
 
 COLUMN = re.compile(r"\{([^{}]+)\}")  # in a text that the cells are put into
@@ -64,7 +65,11 @@ def find_shape(
         return _named_shape(place, columns, fields)
 
     topic = next(({"topic": name} for name in TOPICS if name in columns), {})
-    before = {name: name for name in BEFORE if name in columns}
+    before = {
+        ours: next(name for name in known if name in columns)
+        for ours, known in BEFORE.items()
+        if set(known) & set(columns)
+    }
     for instruction, response in SHAPES:
         if instruction in columns and response in columns:
             shape = {"instruction": instruction, "response": response}
@@ -138,9 +143,10 @@ def shown(name: Any) -> str:
 
 
 def row_of(raw: Any, shape: Mapping[str, str], worded: Mapping[str, str]) -> dict:
-    """A row of ours from one of the file's: {instruction[, response][, topic][, answers][, system]
-    [, history]}; BadRow where it cannot be used.
+    """A row of ours from one of the file's: {instruction[, response][, topic][, answers]
+    [, before]}; BadRow where it cannot be used.
 
+    before: the turns {role, content} that stand before the question.
     worded: how the cells of a column of classes are worded; empty for any other response."""
     if not isinstance(raw, dict):
         raise BadRow(f"a row must be an object with named fields, found {_kind(raw)}")
@@ -160,11 +166,13 @@ def row_of(raw: Any, shape: Mapping[str, str], worded: Mapping[str, str]) -> dic
 
     # a further input or a context belongs to what is asked
     for name in INPUTS:
-        extra = _text(raw.get(shape[name]), shape[name]) if name in shape else ""
+        extra = _joined(raw.get(shape[name]), shape[name]) if name in shape else ""
         if extra:
             found["instruction"] += f"\n\n{extra}"
 
-    found |= _before(raw, shape, found.pop("system", ""))
+    before = _before(raw, shape, found.pop("system", ""))
+    if before:
+        found["before"] = before
     if "topic" in shape:
         found["topic"] = str(raw.get(shape["topic"]) or "")
     _must_be_writable(found)
@@ -218,6 +226,12 @@ def _text(value: Any, column: str) -> str:
     if not isinstance(value, str):
         raise BadRow(f"{shown(column)} must be text, got {_kind(value)}")
     return value.strip()
+
+
+def _joined(value: Any, column: str) -> str:
+    """A cell's text, or the texts of a list, an empty line between them."""
+    parts = value if isinstance(value, list) else [value]
+    return "\n\n".join(filter(None, (_text(part, column) for part in parts)))
 
 
 def _right_answer(column: str, cell: str, worded: Mapping[str, str]) -> dict:
@@ -284,24 +298,40 @@ def _said(turns: list[dict]) -> list[tuple[Any, Any]]:
     return said
 
 
-def _before(raw: Mapping, shape: Mapping[str, str], opening: str) -> dict:
-    """{system, history} of a row, as far as there are any.
+def _before(raw: Mapping, shape: Mapping[str, str], opening: str) -> list[dict]:
+    """The turns {role, content} that stand before a row's question: the system's, then its history.
 
-    opening: the system turn of a conversation. history: pairs [asked, answered]."""
-    found: dict[str, Any] = {}
+    opening: the system turn of a conversation."""
     system = _text(raw.get(shape["system"]), shape["system"]) if "system" in shape else ""
     whole = "\n\n".join(filter(None, [system, opening]))
-    if whole:
-        found["system"] = whole
+    turns = [{"role": "system", "content": whole}] if whole else []
 
-    history = raw.get(shape["history"]) if "history" in shape else None
-    if history in (None, "", []):
-        return found
-    pairs = isinstance(history, list) and all(
-        isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
-        for pair in history
+    return turns + (
+        _history(raw.get(shape["history"]), shape["history"]) if "history" in shape else []
     )
-    if not pairs:
-        raise BadRow(f"{shown(shape['history'])} must be a list of pairs (asked, answered)")
-    found["history"] = [[asked.strip(), answered.strip()] for asked, answered in history]
-    return found
+
+
+def _history(cell: Any, column: str) -> list[dict]:
+    """A history as turns: of pairs (asked, answered), or of turns; in CSV they stand as JSON."""
+    given = cell
+    if isinstance(cell, str):
+        try:
+            given = json.loads(cell) if cell.strip() else []
+        except ValueError:
+            given = None
+    wrong = BadRow(f"{shown(column)} must be a list of pairs (asked, answered)")
+    if cell is not None and not isinstance(given, list):
+        raise wrong
+
+    said: list[tuple[Any, Any]] = []
+    for entry in given or []:
+        if isinstance(entry, list) and len(entry) == 2:
+            said += zip((USER[0], ASSISTANT[0]), entry, strict=True)
+        elif isinstance(entry, dict):
+            said += _said([entry])
+        else:
+            raise wrong
+    roles = {name: known[0] for known in (USER, ASSISTANT) for name in known}
+    if not all(role in roles and isinstance(content, str) for role, content in said):
+        raise wrong
+    return [{"role": roles[role], "content": content.strip()} for role, content in said]

@@ -25,6 +25,15 @@ PARTS = [
 SHAREGPT = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
 ROW = {"instruction": "q", "response": "a"}
 
+
+def said_before(*texts):
+    """The turns before a question: the system's, the user's, the assistant's."""
+    turns = zip(("system", "user", "assistant"), texts, strict=False)
+    return {"before": [{"role": role, "content": text} for role, text in turns if text]}
+
+
+KIND = said_before("be kind")
+
 # A row as a file holds it, and what is read from it. Rows without lists are also tried as CSV.
 SHAPES = [
     ({"instruction": "q", "response": "a"}, ROW),
@@ -37,18 +46,27 @@ SHAPES = [
     ({"question": "q", "answers": ["a", "b"]}, ROW | {"answers": ["a", "b"]}),
     ({"goal": " q ", "target": "a\n"}, ROW),
     ({"messages": CHAT}, ROW),
-    ({"messages": SYSTEM, "prompt": "q"}, ROW | {"system": "be kind"}),
-    ({"messages": SHAREGPT, "system": "be kind"}, ROW | {"system": "be kind"}),
-    ({"conversations": PARTS}, ROW | {"system": "be kind\n\nand brief"}),
+    ({"messages": SYSTEM, "prompt": "q"}, ROW | KIND),
+    ({"messages": SHAREGPT, "system": "be kind"}, ROW | KIND),
+    ({"conversations": PARTS}, ROW | said_before("be kind\n\nand brief")),
     ({"instruction": "q", "context": "x", "response": "a"}, ROW | {"instruction": "q\n\nx"}),
     ({"question": "q", "context": "x", "answer": "a"}, ROW | {"instruction": "q\n\nx"}),
     ({"question": "q", "answers": {"text": ["a"], "at": [0]}}, ROW | {"answers": ["a"]}),
-    ({"instruction": "q", "output": "a", "system": "s"}, ROW | {"system": "s"}),
+    ({"instruction": "q", "output": "a", "system": "s"}, ROW | said_before("s")),
     (
         {"instruction": "q", "input": "x", "output": "a", "history": [["q0", " a0"]]},
-        {"instruction": "q\n\nx", "response": "a", "history": [["q0", "a0"]]},
+        ROW | {"instruction": "q\n\nx"} | said_before(None, "q0", "a0"),
     ),
     ({"instruction": "q", "output": "a", "system": "", "history": []}, ROW),
+    ({"question": "q", "system_prompt": "s", "answer": "a"}, ROW | said_before("s")),
+    (
+        {"prompt": "q", "response": "a", "history": '[["q0", "a0"]]', "context": ["x", "y"]},
+        ROW | {"instruction": "q\n\nx\n\ny"} | said_before(None, "q0", "a0"),
+    ),
+    (
+        {"prompt": "q", "response": "a", "history": [{"from": "human", "value": "q0"}]},
+        ROW | said_before(None, "q0"),
+    ),
     ({"conversation": CHAT, "category": "c"}, ROW | {"topic": "c"}),
     ({"conversations": SHAREGPT}, ROW),
     ({"prompt": "q", "response": "a", "topic": "t"}, ROW | {"topic": "t"}),
@@ -146,6 +164,14 @@ BAD_TURNS = [
     (["q", "a"], "must be a list of turns"),
     (None, "must be a list of turns"),
 ]
+BAD_ROWS.append(
+    (
+        ".jsonl",
+        "\n".join(json.dumps({"goal": "q", "target": "a", "history": h}) for h in ([], "no list")),
+        2,
+        "history must be a list of pairs",
+    )
+)
 BAD_ROWS += [
     (".jsonl", "\n".join(map(json.dumps, [CONVERSATION, {"messages": turns}])), 2, said)
     for turns, said in BAD_TURNS
@@ -267,7 +293,7 @@ def test_parquet_is_read_and_its_rows_are_numbered(tmp_path):
     file = tmp_path / "rows.parquet"
     parquet.write_table(pyarrow.Table.from_pylist(rows), file)
     found = files.reading(file)
-    assert found.rows == [ROW | {"system": "be kind"}]
+    assert found.rows == [ROW | KIND]
     assert "(row 2)" in found.note
     assert "1 row goes on after the first question and answer" in found.note
     assert "columns that are not used: id" in found.note
