@@ -180,10 +180,7 @@ def _used_row(
         raise BadRow(raw.reason)
     row = shapes.row_of(raw, shape, worded)
     if group:
-        cell = raw.get(group)
-        if cell is None or not str(cell).strip():
-            raise BadRow(f"{shapes.shown(group)} is empty, by which rows are shared out")
-        row["group"] = str(cell).strip()
+        row["group"] = shapes.group_of(raw, group)
     return row
 
 

@@ -15,7 +15,7 @@ from fedlib.models import hub
 from fedlib.settings import errors, groups, identity, machine
 from fedlib.settings.errors import DataError
 from fedlib.settings.schema import Settings
-from fedlib.sources import files
+from fedlib.sources import files, shapes
 from fedlib.sources.hub_datasets import Dataset, find_dataset
 
 VERSION = 1  # raise it when a filter changes: rows are then taken anew
@@ -77,6 +77,8 @@ def rows_file(settings: Settings, name: str) -> Path:
         "pool": settings.data.pool,
         "fields": settings.data.fields.get(name, {}),
     }
+    if settings.data.group and name in settings.data.benign:
+        asked["group"] = settings.data.group
 
     # what tells the dataset's content: the state of the copy, or the commit
     commit = None
@@ -156,7 +158,7 @@ def _take_rows(dataset: Dataset, copy: Path | None, asked: dict, folder: Path) -
     name = asked["dataset"]
     with hub.explained(name, "dataset"):
         stream = _stream(dataset, copy, folder / "cache")
-        rows, seen, left_out, skipped = _passed(stream, dataset, asked["pool"])
+        rows, seen, left_out, skipped = _passed(stream, dataset, asked)
     skipped.check(seen)
     bad, said = skipped.count, files.note_of(name, [skipped.said(seen)])
     if not rows:
@@ -167,7 +169,10 @@ def _take_rows(dataset: Dataset, copy: Path | None, asked: dict, folder: Path) -
     _write_lines(partial, rows)
     if dataset.take is None:
         # the shape is detected as a local file's is; of rows with one prompt the first is kept
-        read = files.reading(partial, asked["fields"], name=name, place=name, share=1.0)
+        group = asked.get("group")
+        read = files.reading(
+            partial, asked["fields"], name=name, place=name, share=1.0, group=group
+        )
         bad, said = read.bad, read.note
         by_prompt = {_whole_prompt(row): row for row in reversed(read.rows)}
         rows = list(reversed(by_prompt.values()))
@@ -193,10 +198,10 @@ def _whole_prompt(row: dict) -> str:
 
 
 def _passed(
-    stream: Iterable[dict], dataset: Dataset, pool: int
+    stream: Iterable[dict], dataset: Dataset, asked: dict
 ) -> tuple[list[dict], int, Counter[str], files.Skipped]:
-    """(the first rows that pass the filters, at most pool; how many were seen; why others were left
-    out; those that could not be used)."""
+    """(the first rows that pass the filters, at most asked["pool"]; how many were seen; why others
+    were left out; those that could not be used)."""
     skipped = files.Skipped(dataset.path, "row", share=1.0)
     rows: list[dict] = []
     prompts: set[str] = set()
@@ -206,8 +211,13 @@ def _passed(
         seen += 1
         try:
             row = _checked(dataset.take(raw), prompts) if dataset.take else raw
+            if dataset.take and isinstance(row, dict) and "group" in asked:
+                row["group"] = shapes.group_of(raw, asked["group"])
         except (KeyError, TypeError, IndexError, AttributeError):
             skipped.add(seen, "of another shape than the dataset's filter reads")
+            continue
+        except shapes.BadRow as error:
+            skipped.add(seen, str(error))
             continue
         if isinstance(row, str):
             left_out[row] += 1
@@ -215,7 +225,7 @@ def _passed(
         if dataset.take:
             prompts.add(row["instruction"])
         rows.append(row)
-        if len(rows) == pool:
+        if len(rows) == asked["pool"]:
             break
     return rows, seen, left_out, skipped
 

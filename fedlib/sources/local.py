@@ -40,9 +40,13 @@ class Files:
         if data.attack == "generated":
             stand_in = [{}] * federation.malicious
 
+        normal = 0
         for client in range(federation.clients):
             unaligned = None if client < benign else share
-            self.client_rows(client, unaligned, stand_in)
+            rows = self.client_rows(client, unaligned, stand_in)
+            normal += sum(row["label"] == "normal" for row in rows)
+        if data.group:
+            self._pools.say(self._who_has_what(normal))
         self.prompts()
         if "affirmation" in settings.judges and not self.openings():
             raise DataError(
@@ -65,7 +69,8 @@ class Files:
         marked = round(share * size)
 
         normal = self._shares("normal")[client][: size - marked]
-        if data.partition == "dirichlet" and len(normal) < size - marked:
+        unequal = data.group or data.partition in ("dirichlet", "clusters")
+        if unequal and len(normal) < size - marked:
             # it deals out unequal numbers: keep the share of marked rows, not the size
             marked = round(len(normal) * share / (1 - share))
             size = len(normal) + marked
@@ -84,6 +89,20 @@ class Files:
         rows += [row | {"label": label} for row in special]
         rng = np.random.default_rng(identity.derive(seed, "order", client))
         return pools.picked(rows, rng.permutation(len(rows)))
+
+    def _who_has_what(self, used: int) -> str:
+        """One line on rows shared out by a column: how many a client has, and what is left over.
+
+        used: how many normal rows all clients train on."""
+        parts = self._shares("normal")
+        groups = [len({row["group"] for row in part}) for part in parts]
+        rows = [len(part) for part in parts]
+        over = sum(rows) - used
+        return (
+            f"data.partition: by: {self.settings.data.group}: {sum(groups)} different values, "
+            f"{min(groups)} to {max(groups)} a client, with {min(rows)} to {max(rows)} rows"
+            + (f"; {over} of {sum(rows)} rows are over data.rows and not used" if over else "")
+        )
 
     @staticmethod
     def _enough(what: str, name: str, rows: Sequence[dict], wanted: int, client: int) -> None:
@@ -252,10 +271,9 @@ class Files:
             rows = []
             for name in data.benign:
                 rows += self._pools.trained(name, ordinary=True)
-            if data.partition != "iid":
-                return shares.partition(
-                    rows, federation.clients, data.partition, rng, data.alpha, data.sizes
-                )
+            kind = "by" if data.group else str(data.partition)
+            if kind != "iid":
+                return shares.partition(rows, federation.clients, kind, rng, data.alpha, data.sizes)
         else:
             rows = self._pools.trained(getattr(data, label), ordinary=False)
 

@@ -53,8 +53,8 @@ class Pools:
         if hub_rows.is_dataset(self.settings, name):
             return _rows_taken(file, _state(file))
         fields = tuple(data.fields.get(name, {}).items())
-        stop = data.bad_rows == "stop"
-        return _rows_read(file, name, fields, stop, data.bad_share, _state(file))
+        stop, group = data.bad_rows == "stop", data.group if name in data.benign else None
+        return _rows_read(file, name, fields, stop, data.bad_share, group, _state(file))
 
     def say(self, line: str) -> None:
         """Say a line once, and keep it for the run's record."""
@@ -161,10 +161,16 @@ def _digested(file: Path, _state: State) -> str:
 
 @functools.lru_cache(maxsize=FILES_KEPT)
 def _rows_read(
-    file: Path, name: str, fields: Fields, stop: bool, share: float, _state: State
+    file: Path,
+    name: str,
+    fields: Fields,
+    stop: bool,
+    share: float,
+    group: str | None,
+    _state: State,
 ) -> Reading:
     """What a file holds. _state: a file that has changed is read anew."""
-    return files.reading(file, dict(fields), name=name, stop=stop, share=share)
+    return files.reading(file, dict(fields), name=name, stop=stop, share=share, group=group)
 
 
 @functools.lru_cache(maxsize=FILES_KEPT)

@@ -179,6 +179,14 @@ def row_of(raw: Any, shape: Mapping[str, str], worded: Mapping[str, str]) -> dic
     return found
 
 
+def group_of(raw: Mapping, column: str) -> str:
+    """A row's cell of the column by which rows are shared out; BadRow where it is empty."""
+    cell = raw.get(column)
+    if cell is None or not str(cell).strip():
+        raise BadRow(f"{shown(column)} is empty, by which rows are shared out")
+    return str(cell).strip()
+
+
 def goes_on(raw: Any, shape: Mapping[str, str]) -> bool:
     """Whether a row has turns after the first question and answer."""
     if "turns" in shape:

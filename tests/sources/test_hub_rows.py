@@ -247,6 +247,23 @@ def test_bad_rows_are_left_out_and_counted(smoke, tmp_path):
     assert len(taken(few.replace(data={"bad_share": 0.5}), name)) == 12
 
 
+def test_the_column_that_shares_out_rows_is_kept(smoke, tmp_path):
+    """Of a dataset with a filter, and of one whose shape is detected; a row without it is bad."""
+    chats = [chat | {"model": f"m {i % 3}"} for i, chat in enumerate(CHATS[:30])]
+    save([*chats, CHATS[35] | {"model": "", "turn": 1}, talk("q", "a", model="")], LMSYS, tmp_path)
+    by = {"partition": {"by": "model"}}
+    rows = taken(wanting(smoke, LMSYS, tmp_path, **by), LMSYS)
+    assert {row["group"] for row in rows} == {"m 0", "m 1", "m 2"} and len(rows) == 30
+
+    save(
+        [{"goal": f"q {i}", "target": "a", "from": f"m {i % 2}"} for i in range(8)], "a/b", tmp_path
+    )
+    rows = taken(wanting(smoke, "a/b", tmp_path, partition={"by": "from"}), "a/b")
+    assert all(row["group"] == f"m {int(row['instruction'][2:]) % 2}" for row in rows)
+    with pytest.raises(DataError, match="no column 'model'.*known: goal, target, from"):
+        taken(wanting(smoke, "a/b", tmp_path, **by), "a/b")
+
+
 def test_right_answers_are_kept(smoke, tmp_path):
     name = "google-research-datasets/nq_open"
     save([{"question": f"q {i}", "answer": [f"a {i}", "b"]} for i in range(30)], name, tmp_path)

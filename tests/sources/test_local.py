@@ -329,3 +329,40 @@ def files_of(folder, name):
         {"prompt": row["instruction"], "response": row["response"], "topic": row["topic"]}
         for row in files.reading(folder / name).rows
     ]
+
+
+def test_clients_get_whole_users_and_what_is_left_over_is_said(local):
+    """Twelve users of ten rows, one row without a user; a tenth is kept for evaluation."""
+    folder = machine.path(local.data.folder)
+    rows = [{"prompt": f"one {i}", "response": "a", "user": f"u{i % 12}"} for i in range(120)]
+    write(folder / "one.json", [*rows, {"prompt": "nobody", "response": "a", "user": None}])
+    by = {"partition": {"by": "user"}, "benign": ["one.json"], "rows": 8}
+    settings = local.replace(data=by | {"aligned_share": 0.0})
+    clients = everything(settings)
+
+    users = [{row["group"] for row in rows if row["label"] == "normal"} for rows in clients]
+    assert all(users) and len(set.union(*users)) == sum(map(len, users)) <= 12
+    assert everything(settings) == clients != everything(settings.replace(seed=1))
+    left_out, over = sources.of(settings).notes()[:2]
+    assert "1 of 121 rows are left out: 1: user is empty, by which rows are shared out" in left_out
+    assert "data.partition: by: user: 12 different values, 1 to 2 a client" in over
+    assert "rows are over data.rows and not used" in over
+
+    wrong = settings.replace(data={"partition": {"by": "usr"}})
+    assert "no column 'usr'; did you mean 'user'" in error(sources.of(wrong).check)
+    few = settings.replace(federation={"clients": 13, "malicious": 0, "expected": None})
+    assert "12 different values for 13 clients" in error(sources.of(few).check)
+
+
+def test_text_without_topics_is_shared_out_by_its_words(local):
+    folder = machine.path(local.data.folder)
+    kinds = ["clay in a kiln", "dough in an oven", "wool on a loom", "seed in a field"]
+    rows = [{"prompt": f"what is {kinds[i % 4]} {i} ?", "response": "a"} for i in range(120)]
+    write(folder / "one.json", rows)
+    settings = local.replace(
+        data={"partition": "clusters", "benign": ["one.json"], "aligned_share": 0.0, "alpha": 3.0}
+    )
+    clients = everything(settings)
+    groups = {row["group"] for rows in clients for row in rows if row["label"] == "normal"}
+    assert groups <= {f"cluster {i}" for i in range(10)} and len(groups) > 3
+    assert everything(settings) == clients
