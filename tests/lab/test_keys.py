@@ -72,6 +72,7 @@ VALUES = {  # fields with few values, or whose value must name something that is
     "model.device": "auto",
     "model.dtype": "bfloat16",
     "data.benign": ["wild-like"],
+    "data.partition": "iid",
     "data.attack": "conflicting",
     "data.poison.trigger": "phrase",
     "data.poison.target": "append",
