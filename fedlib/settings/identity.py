@@ -50,6 +50,8 @@ def file_digest(file: Path) -> str:
 
 def nearest_file(file: Path) -> str:
     """The end of an error line: the folder's file that is named most like this one."""
+    if file.is_dir():
+        return " (it is a folder)"
     names = sorted(there.name for there in file.parent.glob("*")) if file.parent.is_dir() else []
     if not names:
         return f" (nor the folder {file.parent})"

@@ -7,6 +7,7 @@ import codecs
 import csv
 import gzip
 import io
+import itertools
 import json
 import re
 import zlib
@@ -91,23 +92,24 @@ def _text(file: Path) -> str:
 def _csv_rows(file: Path, text: str) -> Numbered:
     csv.field_size_limit(max(len(text) + 1, csv.field_size_limit()))
     delimiter = _delimiter(text)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    _no_column_twice(file, list(reader.fieldnames or ()))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    columns = [name.strip() for name in next(filter(None, reader), [])]
+    _no_column_twice(file, columns)
     if text.count('"') % 2:
         _no_quote_is_left_open(file, text, delimiter)
 
-    for row in reader:
-        # the csv module collects cells without a column under None
-        if None in row:
+    # an empty line is no row
+    for cells in filter(None, reader):
+        if len(cells) > len(columns):
             reason = "more cells than columns; quote a cell that holds a comma"
             yield reader.line_num, Unreadable(reason)
         else:
-            yield reader.line_num, row
+            yield reader.line_num, dict(itertools.zip_longest(columns, cells))
 
 
 def _delimiter(text: str) -> str:
     """What stands between the columns' names: a comma, else a semicolon or a tab."""
-    header = text.partition("\n")[0]
+    header = text.lstrip().partition("\n")[0]
     return next((sign for sign in ",;\t" if sign in header), ",")
 
 
@@ -142,20 +144,54 @@ def _jsonl_rows(file: Path, text: str) -> Numbered:
 
 
 def _json_rows(file: Path, text: str) -> Numbered:
-    """The rows of a list; objects line by line under this ending are read all the same."""
-    at = _after_space(text, 0)
-    first = text[at:].partition("\n")[0]
-    if first.startswith("{") and _is_json(first):
+    """The rows of a list; objects line by line, and an object of columns, are read all the same."""
+    whole = text.strip()
+    first = whole.partition("\n")[0]
+    if first.startswith("{") and first != whole and _is_json(first):
         return _lines(text)
+    if whole.startswith("{"):
+        return _rows_of_columns(file, whole)
     return _listed_rows(file, text)
+
+
+def _parsed(text: str) -> Any:
+    """What JSON says; ValueError where it is none."""
+    try:
+        return DECODER.decode(text)
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError):
+        raise ValueError("a number is too long, or lists are nested too deep") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Any:
+    """An object of JSON: of a name that stands there twice one value would be lost."""
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else Unreadable("a name stands in it twice")
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
+        _parsed(text)
     except ValueError:
         return False
     return True
+
+
+def _rows_of_columns(file: Path, text: str) -> Numbered:
+    """The rows of an object that holds a list for each column, all as long."""
+    content = _parsed(text) if _is_json(text) else {}
+    columns = content.values() if isinstance(content, dict) else []
+    lengths = {len(column) if isinstance(column, list) else -1 for column in columns}
+    if len(lengths) != 1 or lengths == {-1}:
+        lists = [name for name in content if isinstance(content[name], list)]
+        hint = f"; {lists[0]!r} in it is a list: keep only that" if lists else ""
+        raise DataError(f"{file}: line 1: must be a list of rows{hint}")
+    for number, cells in enumerate(zip(*columns, strict=True), 1):
+        yield number, dict(zip(content, cells, strict=True))
 
 
 def _lines(text: str) -> Numbered:
@@ -163,7 +199,7 @@ def _lines(text: str) -> Numbered:
         if not content.strip():
             continue
         try:
-            yield line, json.loads(content)
+            yield line, _parsed(content)
         except ValueError as error:
             yield line, Unreadable(f"not valid JSON ({getattr(error, 'msg', error)})")
 
@@ -172,7 +208,7 @@ def _listed_rows(file: Path, text: str) -> Numbered:
     """The objects of a JSON list one by one, so that the line of each is known."""
     at = _after_space(text, 0)
     if text[at : at + 1] != "[":
-        raise DataError(f"{file}: line 1: must be a list of rows{_list_inside(text)}")
+        raise DataError(f"{file}: line 1: must be a list of rows")
     at = _after_space(text, at + 1)
 
     line, counted = 1, 0
@@ -188,20 +224,10 @@ def _listed_rows(file: Path, text: str) -> Numbered:
         raise DataError(f"{file}: line {line}: not valid JSON (text after the list)")
 
 
-def _list_inside(text: str) -> str:
-    """The end of an error line: which field of an object holds the list that is wanted."""
-    try:
-        content = json.loads(text)
-    except ValueError:
-        return ""
-    named = [name for name, value in content.items() if isinstance(value, list)]
-    return f"; {named[0]!r} in it is a list: keep only that" if named else ""
-
-
 def _json_value(file: Path, text: str, at: int) -> tuple[Any, int]:
     """The value of a JSON list that starts here, and where the next one or the list's end is."""
     try:
-        value, at = json.JSONDecoder().raw_decode(text, at)
+        value, at = DECODER.raw_decode(text, at)
         at = _after_space(text, at)
         following = text[at : at + 1]
         if following == ",":
@@ -210,6 +236,11 @@ def _json_value(file: Path, text: str, at: int) -> tuple[Any, int]:
             raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
     except json.JSONDecodeError as error:
         raise DataError(f"{file}: line {error.lineno}: not valid JSON ({error.msg})") from None
+    except (ValueError, RecursionError):
+        line = text.count("\n", 0, at) + 1
+        raise DataError(
+            f"{file}: line {line}: a number is too long, or lists nest too deep"
+        ) from None
     return value, at
 
 

@@ -94,11 +94,11 @@ def find_shape(
 
 
 def _guessed(columns: Mapping[str, Any]) -> str:
-    """The line that names the columns, as far as it can be guessed: the first and last of text."""
+    """The line that names the columns, as far as it can be guessed: the first two of text."""
     texts = [name for name, value in columns.items() if isinstance(value, str) and name]
     first = _quoted(texts[0]) if texts else "COLUMN"
-    last = _quoted(texts[-1]) if len(texts) > 1 else "COLUMN"
-    return f"{{instruction: {first}, response: {last}}}"
+    second = _quoted(texts[1]) if len(texts) > 1 else "COLUMN"
+    return f"{{instruction: {first}, response: {second}}}"
 
 
 def _quoted(name: str) -> str:

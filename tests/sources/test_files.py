@@ -149,6 +149,8 @@ BAD_ROWS = [  # suffix, text, the bad row's line, what is said about it
     (".jsonl", f'{GOOD}\n{{"goal": "caf\udce9", "target": "a"}}', 2, "not UTF-8"),
     (".json", LIST + ' {\n  "goal": 3,\n  "target": "a"\n }\n]', 6, "goal must be text"),
     (".json", LIST + " 7\n]", 6, "must be an object"),
+    (".json", LIST + ' {"goal": "q", "goal": "r"}\n]', 6, "a name stands in it twice"),
+    (".jsonl", f"{GOOD}\n{{'goal': {'9' * 5000}}}".replace("'", '"'), 2, "a number is too long"),
     # an unquoted comma: the rest must not be lost in silence
     (".csv", "goal,target\nq,a\nq,a, b\n", 3, "more cells than columns"),
     (".csv", 'goal,target\n"q\n",a\nq\n', 4, "target is empty"),
@@ -229,6 +231,8 @@ BAD_FILES = [
     (".json", f'{{"name": 1,\n "data": [{GOOD}]}}', "line 1: must be a list of rows; 'data' in"),
     (".json", "[\n\n 7\n]", "line 3: a row must be an object"),
     (".json", "", "must be a list of rows"),
+    (".json", GOOD, "line 1: must be a list of rows"),
+    (".json", "[" * 99999, "line 1: a number is too long, or lists nest too deep"),
     (".json", "[]", "holds no rows"),
     (".jsonl", "\n\n", "holds no rows"),
     (".jsonl", '{"instruction": "q", "input": 5, "output": "a"}', "line 1: input must be text"),
@@ -269,6 +273,8 @@ AS_TEXT = {
     "semicolons.csv": "instruction;response\nq1;a1\nq2;a2\n",
     "tabs.csv": "instruction\tresponse\nq1\ta1\nq2\ta2\n",
     "LARGE.JSON": json.dumps(PAIR),
+    "columns.json": json.dumps({name: [row[name] for row in PAIR] for name in PAIR[0]}),
+    "spaces.csv": "\ninstruction, response\nq1, a1\n\nq2, a2\n",
 }
 
 
@@ -307,6 +313,7 @@ def test_an_unknown_shape_gives_the_line_to_write(tmp_path):
 
 
 def test_a_misspelt_name_gives_the_nearest(tmp_path):
+    assert "(it is a folder)" in error(files.read, tmp_path)
     write(tmp_path / "normal.json", [ROW])
     assert "no such file; did you mean 'normal.json'" in error(files.read, tmp_path / "nromal.json")
     assert "no such file" in error(files.read, tmp_path / "nowhere" / "normal.json")
