@@ -5,6 +5,7 @@ Whatever asks what an evaluation prompt asks is in no pool of rows for training.
 import functools
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +68,17 @@ class Pools:
 
     def left_out(self, name: str, ordinary: bool) -> list[str]:
         """A digest of the rows that `trained` leaves out; nothing where there are none."""
-        left = [row for row in self._whole(name, ordinary) if self._is_asked(row)]
-        return [identity.digest(left)] if left else []
+        data, own = self.settings.data, self.settings.defense
+        # what is asked is in these files; which of them serve for training decides by name
+        read = [*data.benign, data.harmful, data.questions, name]
+        states = [[one, _state(self.file(one))] for one in read if one]
+        names = [own.aligned, own.normal, self.settings.evaluation.harmful]
+        decided_by = [data.model_dump(), names, states]
+        return _left_out(_SamePools(identity.digest(decided_by), self), name, ordinary)
+
+    def asked_in(self, name: str, ordinary: bool) -> list[dict]:
+        """The rows of a file that `trained` leaves out."""
+        return [row for row in self._whole(name, ordinary) if self._is_asked(row)]
 
     def halves(self, name: str | None) -> tuple[list[dict], list[dict]]:
         """A file's rows for training and for evaluation: by a fixed draw, disjoint halves where the
@@ -128,6 +138,20 @@ class Pools:
             # of a file that is not trained on, only so many are asked
             rows += asked[: self.settings.evaluation.harmful] if asked is trained else asked
         return rows
+
+
+@dataclass(frozen=True)
+class _SamePools:
+    """Pools that are the same where all that decides them is: settings and the files' states."""
+
+    decided_by: str
+    pools: Pools = field(compare=False)
+
+
+@functools.lru_cache(maxsize=512)
+def _left_out(same: _SamePools, name: str, ordinary: bool) -> list[str]:
+    left = same.pools.asked_in(name, ordinary)
+    return [identity.digest(left)] if left else []
 
 
 def picked(rows: Sequence[dict], places: np.ndarray) -> list[dict]:
