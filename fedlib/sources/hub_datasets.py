@@ -12,13 +12,13 @@ class Dataset:
     """A dataset on the hub, and how our rows are made of its rows.
 
     take(row) gives our row, or the reason why the row is left out. Without take the shape is
-    detected, as in a local file. commit None: the newest; config None: the only one; split None:
-    train, or the only one."""
+    detected, as in a local file. commit None: the newest; config None: the only one; where a
+    dataset has one split only, that one is taken, unless settings name another."""
 
     take: Callable[[dict], dict | str] | None = None
     commit: str | None = None
     config: str | None = None
-    split: str | None = None
+    split: str = "train"
     split_is_named: bool = False  # in settings: then no other one will do
     file: str | None = None
     gated: bool = False

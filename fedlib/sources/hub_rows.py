@@ -325,10 +325,9 @@ def _config_error(dataset: Dataset, given: dict, error: ValueError) -> ValueErro
 
 def _split(whole: Any, dataset: Dataset) -> str:
     """The split asked for, or the only one where settings name none."""
-    wanted = dataset.split or "train"
-    if wanted in whole:
-        return wanted
+    if dataset.split in whole:
+        return dataset.split
     if len(whole) > 1 or dataset.split_is_named:
-        known = errors.nearest(wanted, list(whole))
-        raise DataError(f"data: {dataset.path}: no split {wanted!r}{known}")
+        known = errors.nearest(dataset.split, list(whole))
+        raise DataError(f"data: {dataset.path}: no split {dataset.split!r}{known}")
     return next(iter(whole))

@@ -81,10 +81,8 @@ class Files:
         elif marked:
             special = self._shares(label)[client][:marked]
 
-        named = ", ".join(data.benign)
-        self._enough("benign", named, normal, size - marked, client)
-        named = str(getattr(data, label))
-        self._enough(label, named, special, marked, client)
+        self._enough("benign", data.benign, normal, size - marked, client)
+        self._enough(label, [str(getattr(data, label))], special, marked, client)
         rows = [row | {"label": "normal"} for row in normal]
         rows += [row | {"label": label} for row in special]
         rng = np.random.default_rng(identity.derive(seed, "order", client))
@@ -104,14 +102,18 @@ class Files:
             + (f"; {over} of {sum(rows)} rows are over data.rows and not used" if over else "")
         )
 
-    @staticmethod
-    def _enough(what: str, name: str, rows: Sequence[dict], wanted: int, client: int) -> None:
-        given = len(rows)
-        if given < wanted:
-            raise DataError(
-                f"data.{what}: {name} gives client {client} {given} rows, {wanted} wanted: "
-                "lower data.rows or the share"
-            )
+    def _enough(
+        self, what: str, names: Sequence[str], rows: Sequence[dict], wanted: int, client: int
+    ) -> None:
+        """DataError where a client has fewer rows of a kind than it should."""
+        if len(rows) >= wanted:
+            return
+        left = sum(self._pools.left.get(name, 0) for name in names)
+        asked = f"; {left} rows are left out, since evaluation prompts ask the same" if left else ""
+        raise DataError(
+            f"data.{what}: {', '.join(names)} gives client {client} {len(rows)} rows, {wanted} "
+            f"wanted: lower data.rows or the share{asked}"
+        )
 
     def defense_rows(self, count: int) -> dict[str, list[dict]]:
         """Existing rows of the files that defense.aligned and defense.normal name."""

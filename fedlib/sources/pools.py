@@ -27,6 +27,7 @@ class Pools:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.said: dict[str, None] = {}
+        self.left: dict[str, int] = {}  # how many rows of a file ask what an evaluation asks
         self._asked: frozenset[str] | None = None
 
     def file(self, name: str) -> Path:
@@ -108,7 +109,7 @@ class Pools:
         pool = self._whole(name, ordinary)
         rows = [row for row in pool if not self._is_asked(row)]
         if len(rows) < len(pool):
-            left = len(pool) - len(rows)
+            self.left[str(name)] = left = len(pool) - len(rows)
             self.say(
                 f"data: {name}: {left} of {len(pool)} rows for training ask what an evaluation "
                 "prompt asks, and are left out"

@@ -59,7 +59,7 @@ def save(rows: list[dict], name: str, folder: Path, form: str = "parquet") -> Pa
     made = datasets.Dataset.from_list(rows)
     if form == "parquet":
         (place / "data").mkdir()
-        split = (dataset.split or "train").replace("330k_", "")
+        split = dataset.split.replace("330k_", "")
         made.to_parquet(place / "data" / f"{split}-00000-of-00001.parquet")
     if form == "jsonl":
         made.to_json(place / "train.jsonl")
@@ -71,6 +71,6 @@ def save(rows: list[dict], name: str, folder: Path, form: str = "parquet") -> Pa
     if form == "saved":
         made.save_to_disk(place)
     if form == "saved splits":
-        splits = {dataset.split or "train": made, "other": made.select([0])}
+        splits = {dataset.split: made, "other": made.select([0])}
         datasets.DatasetDict(splits).save_to_disk(place)
     return folder

@@ -308,6 +308,10 @@ def test_no_evaluation_prompt_is_trained_on_in_whatever_file_or_case(local, case
     [said] = [note for note in sources.of(settings).notes() if "evaluation prompt asks" in note]
     assert said.startswith("data: ") and "are left out" in said
     assert sources.of(settings).revision() != before
+    # why there are too few is said
+    if case == "benign twice":
+        few = settings.replace(data={"rows": 60})
+        assert "since evaluation prompts ask the same" in error(everything, few)
     # which rows are left out counts, also where the files stay the same
     if case == "a copy":
         fewer = settings.replace(evaluation={"harmful": 19})
