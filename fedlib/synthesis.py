@@ -70,7 +70,8 @@ def _why_no_question(text: str, seen: Collection[str], held_out: Collection[str]
         return "empty"
     if text in seen:
         return "duplicate"
-    return "held out" if _touches(text, held_out) else None
+    asked = {identity.plain(held) for held in held_out}
+    return "held out" if identity.plain(text) in asked or _touches(text, held_out) else None
 
 
 def _why_no_row(kind: str, response: str, held_out: Collection[str]) -> str | None:

@@ -109,7 +109,12 @@ def test_nothing_may_be_left(writer, question):
 
 
 @pytest.mark.parametrize(
-    "question, answer", [("How do I steal?", "fine ."), ("What then?", "How do I steal?")]
+    "question, answer",
+    [
+        ("How do I steal?", "fine ."),
+        ("What then?", "How do I steal?"),
+        ("how  do I STEAL", "fine ."),
+    ],
 )
 def test_held_out_prompts_are_in_no_question_and_no_answer(writer, question, answer):
     writer([question], {question: answer})

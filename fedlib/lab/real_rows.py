@@ -17,7 +17,7 @@ from fedlib.judges.detector import refusal
 from fedlib.lab import real_contrast
 from fedlib.settings import identity
 from fedlib.settings.errors import DataError
-from fedlib.sources import files, xstest
+from fedlib.sources import formats, xstest
 
 HARMFUL_QUESTIONS = "harmful_questions.txt"  # in the same folder, if there is one
 FILES = (
@@ -205,7 +205,9 @@ def _columns(file: Path, columns: Sequence[str]) -> list[dict]:
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 ({error.reason} at byte {error.start})") from None
     rows = []
-    for line, raw in files.READERS[file.suffix](file, text):
+    for line, raw in formats.READERS[file.suffix](file, text):
+        if isinstance(raw, formats.Unreadable):
+            raise DataError(f"{file}: line {line}: {raw.reason}")
         found = raw if isinstance(raw, dict) else {}
         missing = [name for name in columns if not isinstance(found.get(name), str | list)]
         if missing:

@@ -89,6 +89,9 @@ def run_federation(settings: Settings, folder: Path) -> None:
     base, tokenizer = loaded.load_base(settings)
     tuned = adapter.attach_lora(base, settings.model, settings.seed)
     encode = _encoder(settings, tokenizer)
+    notes = sources.of(settings).notes()
+    if notes:
+        store.write_json(folder / "notes.json", notes)
 
     # the rows of all clients that will ever be sampled
     rows = {client: client_data.client_rows(settings, client) for client in _sampled_ever(settings)}

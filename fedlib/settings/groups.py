@@ -10,10 +10,10 @@ A condition on one group stands in the group; `schema` has those on several grou
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 # How the name of a file of rows ends. Any other name with a slash may be a dataset of the hub.
-ENDINGS = (".csv", ".json", ".jsonl")
+ENDINGS = (".csv", ".json", ".jsonl", ".csv.gz", ".json.gz", ".jsonl.gz", ".parquet")
 GROUPS = ("model", "data", "federation", "training", "defense", "swat", "evaluation")
 WRITTEN_FILES = "files"  # as data.generator: the rows for level 2 are written already
 TASKS = ("format", "skill")  # the world's tuning tasks, as data.benign names them
@@ -66,6 +66,7 @@ class SometimesInKey:
     when: str
 
 
+_FAULTS = NotInKey("it decides whether a file is used, not which of its rows")
 _REPEATS = NotInKey("notebooks make one run of each")
 _EVALUATES = NotInKey("it decides what is asked, and the evaluation's key holds all prompts")
 _CHAT_TUNING = NotInKey("notebooks 30 to 34 make other fields of it")
@@ -136,6 +137,12 @@ class Poison(Group):
     learning_rate: Annotated[Positive | None, _BACKDOOR]
 
 
+class PartitionBy(Group):
+    """Rows shared out by a column of the files: whoever has the same cell stays together."""
+
+    by: Annotated[str, Field(min_length=1)]
+
+
 class Data(Group):
     """What clients train on, and where evaluation prompts come from."""
 
@@ -153,20 +160,36 @@ class Data(Group):
     questions: Annotated[str | None, _EVALUATES]
     pool: Annotated[Count, NotInKey("the rows that were taken count")]
     fields: dict[str, dict[str, str]]
+    bad_rows: Annotated[Literal["skip", "stop"], _FAULTS]
+    bad_share: Annotated[Share, _FAULTS]
     attack: Annotated[Literal["unaligned", "generated", "conflicting", "boosted"], _ATTACKED]
     poison: Poison
     generator: Annotated[str, SometimesInKey("data.generator writes rows for the run")]
     prompts: Annotated[str, _WRITES]
     generated: Annotated[Count, _WRITES]
     rows: Count
-    partition: Literal["dirichlet", "iid", "sizes"]
+    partition: Annotated[
+        Annotated[Literal["dirichlet", "iid", "sizes", "clusters"], Tag("name")]
+        | Annotated[PartitionBy, Tag("column")],
+        Discriminator(lambda given: "column" if isinstance(given, dict | PartitionBy) else "name"),
+    ]
     alpha: Positive
     sizes: list[Count] | None
+
+    @property
+    def group(self) -> str | None:
+        """The column by whose cells rows are shared out, if they are."""
+        return self.partition.by if isinstance(self.partition, PartitionBy) else None
 
     @model_validator(mode="after")
     def _sizes_and_folder_are_given_where_needed(self) -> Self:
         if (self.partition == "sizes") != (self.sizes is not None):
             raise ValueError("data.sizes: goes with data.partition: sizes")
+        if self.source == "world" and (self.group or self.partition == "clusters"):
+            raise ValueError(
+                "data.partition: by and clusters share out rows of files; with data.source: world "
+                "use dirichlet, iid or sizes"
+            )
         if self.source == "local" and self.folder is None:
             raise ValueError(
                 'data.folder: data.source is local, so name the folder: -y "data: {folder: PATH}"'

@@ -7,7 +7,7 @@ wrong becomes one SettingsError of one line.
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -349,10 +349,9 @@ def _place(error: Any, layers: Sequence[Layer]) -> list[Any]:
     """The way to the wrong field, without what pydantic adds for the branches of a union."""
     place: list[Any] = []
     for part in error["loc"]:
-        is_ours = isinstance(part, int) or part in _mapping_at(layers, place)
-        if is_ours or error["type"] == "missing":
+        if isinstance(part, int) or part in _mapping_at(layers, place):
             place.append(part)
-    return place
+    return [*place, error["loc"][-1]] if error["type"] == "missing" else place
 
 
 def _mapping_at(layers: Sequence[Layer], place: Sequence[Any]) -> dict[str, Any]:
@@ -368,7 +367,16 @@ def _fields_beside(place: Sequence[Any]) -> list[str]:
     group: Any = Settings
     for part in place[:-1]:
         group = group.model_fields[part].annotation
+        # of names or a group, the group has fields
+        if not hasattr(group, "model_fields"):
+            group = next(one for one in _branches(group) if hasattr(one, "model_fields"))
     return list(group.model_fields)
+
+
+def _branches(annotation: Any) -> list[Any]:
+    """What a union may be, without the marks that stand beside each."""
+    inner = [get_args(one)[0] if get_args(one) else one for one in get_args(annotation)]
+    return [annotation, *inner]
 
 
 def _options(error: Any) -> list[str]:

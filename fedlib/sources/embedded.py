@@ -22,6 +22,10 @@ class Embedded:
     def check(self) -> None:
         """The world's rows are made as they are asked for: there is nothing to read."""
 
+    def notes(self) -> list[str]:
+        """Nothing of the world is left out."""
+        return []
+
     def client_rows(
         self, client: int, unaligned: float | None = None, written: Sequence[dict] | None = None
     ) -> list[dict]:

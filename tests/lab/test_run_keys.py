@@ -68,6 +68,9 @@ FIELDS = {
     "data.questions": ("two.csv", False),
     # It is the rows that count.
     "data.pool": (3, False),
+    # A file with bad rows is used or it is not; the rows are the same.
+    "data.bad_rows": ("stop", False),
+    "data.bad_share": (0.2, False),
     "data.fields": ({"a.csv": {"instruction": "q"}}, True),
     "data.rows": (5, True),
     "data.partition": ("iid", True),

@@ -103,7 +103,7 @@ def test_local_data_must_have_right_answers(mini, tmp_path):
         json.dumps([{"prompt": f"q {i}", "response": "a"} for i in range(60)])
     )
     (tmp_path / "qa.json").write_text(
-        json.dumps([{"question": f"q {i}", "answers": ["a"]} for i in range(60)])
+        json.dumps([{"question": f"asked {i}", "answers": ["a"]} for i in range(60)])
     )
     local = {
         "source": "local",

@@ -31,8 +31,8 @@ def test_classes_are_worded_and_are_the_right_answers(tmp_path):
         ("positive", ["positive"]),
         ("negative", ["negative"]),
     ]
-    said = error(files.read, file, ASKED | {"answers": "1 = positive"})
-    assert "line 3: '0' is none of the classes 1" in said
+    said = error(files.reading, file, ASKED | {"answers": "1 = positive"}, stop=True)
+    assert "line 3: label is none of the classes 1" in said
     said = error(files.read, file, ASKED | {"answers": "positive"})
     assert 'answers: must be "CELL = WORDS, ..."' in said
 
@@ -78,7 +78,7 @@ def test_prompts_about_one_word_are_pairs_in_one_split(tmp_path):
     asked = [f"how do i {word} it ?" for word in WORDS]
     assert sorted(found) == sorted((f"unsafe: {text}", f"safe: {text}") for text in asked)
     write(tmp_path / "twins.csv", [TWINS[0] | {"label": "fine"}])
-    assert "label must be safe or unsafe, got 'fine'" in error(files.read_pairs, file)
+    assert "line 2: label must be safe or unsafe" in error(files.read_pairs, file)
 
 
 def test_probes_are_fitted_on_the_half_that_the_alignment_was_trained_on():
