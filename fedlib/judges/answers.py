@@ -22,8 +22,7 @@ def kept(
     asked_as: what else decides an answer, as JSON. ask(indices of pairs) yields (index, answer).
     Each answer is kept when it comes, so that an interruption loses little. An answer that is not
     fine is returned but not kept."""
-    folder = machine.outputs() / "runs"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = machine.made_folder(machine.outputs() / "runs")
     keys = [identity.digest([asked_as, *pair]) for pair in pairs]
     # Runs in several processes share the file; each waits for the others.
     base = sqlite3.connect(folder / "answers.sqlite", timeout=120)

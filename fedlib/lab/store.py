@@ -123,10 +123,8 @@ def ensure(
 
 
 def locks() -> Path:
-    """The folder of the store's locks; made first where it is missing."""
-    folder = machine.outputs() / "runs" / ".locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    """The folder of the store's locks, made where it is missing, or SettingsError."""
+    return machine.made_folder(machine.outputs() / "runs" / ".locks")
 
 
 def _seal(folder: Path) -> None:

@@ -187,8 +187,7 @@ def rows_file(settings: Settings, name: str) -> Path:
     rows = folder / "rows.jsonl"
     if rows.is_file():
         return rows
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
+    with FileLock(machine.made_folder(folder) / ".lock"):
         if not rows.is_file():
             _take_rows(replace(dataset, commit=commit), copy, asked, folder)
     return rows

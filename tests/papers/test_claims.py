@@ -90,7 +90,7 @@ def test_measure_and_claims(smoke, store):
     row = by_id(claims.claim_verdicts(smoke), claim)
     assert (row["status"], row["seeds"]) == ("preliminary", 4)
 
-    written = pd.read_csv(store / "smoke" / "claims.csv")
+    written = pd.read_csv(store / smoke.preset / "claims.csv")
     assert list(written.columns) == COLUMNS
     assert written["id"].tolist() == [c["id"] for c in CLAIMS]
     assert by_id(written, claim)["status"] == "preliminary"
@@ -160,7 +160,7 @@ def test_an_unknown_claim_names_the_nearest(smoke, store):
 
 def test_a_measure_keeps_its_settings(smoke, store):
     claims.record_claim(smoke, CLAIMS[0]["id"], [1.0])
-    record = json.loads((store / "smoke" / "measures" / f"{CLAIMS[0]['id']}.json").read_text())
+    record = json.loads((store / smoke.preset / "measures" / f"{CLAIMS[0]['id']}.json").read_text())
     assert record["seeds"] == 1 and record["measured"] == 1 and np.isnan(record["low"])
 
 
