@@ -38,7 +38,7 @@ def given_texts() -> list[tuple[str, str]]:
         arguments, folder = papermill.cmdline(), Path(papermill.cwd())
     except psutil.Error:
         return []
-    if not any(Path(part).name == "papermill" for part in arguments[:3]):
+    if not any(Path(part).name == "papermill" for part in arguments[:5]):
         return []
     return _texts(arguments, folder)
 
@@ -47,7 +47,10 @@ def _texts(arguments: Sequence[str], folder: Path) -> list[tuple[str, str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("-f", "--parameters_file", action="append", default=[], dest="files")
     parser.add_argument("-y", "--parameters_yaml", action="append", default=[], dest="texts")
-    given, _ = parser.parse_known_args(arguments)
+    try:
+        given, _ = parser.parse_known_args(arguments)
+    except argparse.ArgumentError:  # papermill understood it, so there is more to it
+        return []
 
     # papermill also reads from elsewhere than the disk: that is left to it
     files = [(name, folder / name) for name in given.files if (folder / name).is_file()]
