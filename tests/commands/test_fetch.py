@@ -170,6 +170,7 @@ def test_a_file_that_is_there_is_never_replaced(get, server, capsys):
 
 
 def test_a_refused_connection_is_one_line(get, server):
+    server.shutdown()
     server.server_close()
     with pytest.raises(DataError, match=r"no connection to http://127.*: .*[Rr]efused"):
         get({"a.csv": entry(GOALS), "b.csv": entry(GOALS)})
