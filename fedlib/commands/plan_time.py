@@ -37,28 +37,33 @@ def measured_speed(settings: Settings) -> tuple[float | None, float | None]:
     tokens, seconds, rows = 0, 0.0, 0
     for file in (machine.outputs() / "runs").glob("*/rounds.jsonl"):
         try:
-            made, lines = _read_rounds(file)
-        except (OSError, ValueError):
+            measured = _measured(file, settings)
+        except (OSError, ValueError, KeyError, TypeError):
             continue
-        base, source = made["model"]["base"], made["data"]["source"]
-        if (base, source) != (settings.model.base, settings.data.source):
-            continue
-        training = made["training"]
-        tuned = training["steps"] * training["batch_size"]  # rows that a client sees in a round
-        for line in lines:
-            if "sampled" in line:
-                tokens += line["tokens"]
-                seconds += line["seconds"]
-                rows += len(line["sampled"]) * tuned
+        tokens += measured[0]
+        seconds += measured[1]
+        rows += measured[2]
     if not rows or not seconds:
         return None, None
     return tokens / seconds, tokens / rows
 
 
-def _read_rounds(file: Path) -> tuple[dict, list[dict]]:
+def _measured(file: Path, settings: Settings) -> tuple[int, float, int]:
+    """(tokens, seconds, rows) of a run's rounds; zeros where its base or its data is another."""
     made = json.loads((file.parent / "settings.json").read_text(encoding="utf-8"))
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return made, [json.loads(line) for line in lines]
+    base, source = made["model"]["base"], made["data"]["source"]
+    if (base, source) != (settings.model.base, settings.data.source):
+        return 0, 0.0, 0
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    rounds = [line for line in lines if "sampled" in line]
+
+    # rows that a client sees in a round
+    tuned = made["training"]["steps"] * made["training"]["batch_size"]
+    return (
+        sum(line["tokens"] for line in rounds),
+        sum(line["seconds"] for line in rounds),
+        sum(len(line["sampled"]) * tuned for line in rounds),
+    )
 
 
 def run_tokens(settings: Settings, row: float) -> tuple[float, int]:

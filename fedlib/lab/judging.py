@@ -1,9 +1,7 @@
 """The evaluation of a run: responses, judges, drift."""
 
 import functools
-import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +61,7 @@ def _responses(
     responses = {}
     for what in prompts:
         file = folder / f"{what}.partial"
-        responses[what] = _kept(file, functools.partial(respond, what))
+        responses[what] = store.resumable(file, functools.partial(respond, what))
 
     moved: dict[str, float] = {}
     if "probe" in settings.judges:
@@ -116,7 +114,7 @@ def _marks(
     marks = {}
     for name, judge in judges.items():
         file = folder / f"{what}-{name}.partial"
-        marks[name] = _kept(file, functools.partial(judge, asked, responses))
+        marks[name] = store.resumable(file, functools.partial(judge, asked, responses))
     return marks
 
 
@@ -132,15 +130,6 @@ def _drift(settings: Settings, tuned: Any, tokenizer: Any) -> tuple[dict, dict]:
         space = security_space(settings, tuned.get_base_model(), tokenizer)
     window = settings.swat.window if plain else None
     return probes.drift(tuned, space, settings.evaluation.split, window)
-
-
-def _kept(file: Path, make: Callable[[], list]) -> list:
-    """What a file holds; made first where it is missing."""
-    if not file.is_file():
-        unfinished = file.with_suffix(".partial.partial")
-        unfinished.write_text(json.dumps(make()), encoding="utf-8")
-        os.replace(unfinished, file)
-    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def security_space(settings: Settings, base: Any, tokenizer: Any) -> probes.Space:

@@ -6,6 +6,7 @@ and paths do not count, content does. No torch.
 """
 
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from fedlib.lab import prompting
 from fedlib.models import checkpoints, gguf_files, templates
 from fedlib.settings import errors, groups, identity, machine, own_methods
 from fedlib.settings.schema import Settings
+
+# Bytes of a run's name. File systems take 255; the key and the lock's name are added to it.
+NAME_LIMIT = 180
+NAMES_IN_A_NAME = 100  # for its datasets together
 
 
 def _runs() -> Path:
@@ -37,6 +42,8 @@ def _run_name(settings: Settings) -> str:
     """A run in a few words: datasets, rule, attack, poison, participation, defence, seed."""
     data, federation, defense = settings.data, settings.federation, settings.defense
     parts = [Path(benign).stem for benign in data.benign]
+    if len(parts) > 1 and len(os.fsencode("-".join(parts))) > NAMES_IN_A_NAME:
+        parts = [_cut(parts[0], 40), f"and{len(parts) - 1}more"]
     parts += [federation.aggregator, _attack_name(settings)]
     if data.poison.trigger:
         trigger = data.poison.trigger.rpartition(":")[2]
@@ -47,7 +54,14 @@ def _run_name(settings: Settings) -> str:
         parts.append("projected" if defense.level == "project" else f"level{defense.level}")
     if settings.swat.warmup:
         parts.append(f"{settings.swat.modules}{settings.swat.warmup}")
-    return "-".join([*parts, f"seed{settings.seed}"])
+    name = "-".join([*parts, f"seed{settings.seed}"])
+    # the name of a file of one's own may hold folders
+    return _cut(name.replace("/", "_"), NAME_LIMIT)
+
+
+def _cut(name: str, limit: int) -> str:
+    """The beginning of a name, of so many bytes at most."""
+    return os.fsencode(name)[:limit].decode(errors="ignore")
 
 
 def _attack_name(settings: Settings) -> str:

@@ -6,7 +6,6 @@ what is missing of these, each under a key."""
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -215,13 +214,16 @@ def run_posthoc(settings: Settings, folder: Path) -> None:
         loaded.save_adapter(tuned, settings, folder)
         return
 
-    # data.json is written last: where it is, the rows are whole
-    if not (folder / "data.json").exists():
-        chosen, reports = defense_rows(settings, tuned, tokenizer)
-        store.write_lines(folder / "data.jsonl", chosen)
-        store.write_json(folder / "data.partial", {"rows": len(chosen), "written": reports})
-        os.replace(folder / "data.partial", folder / "data.json")
-    chosen = store.read_lines(folder / "data.jsonl")
+    def chosen_rows() -> dict:
+        rows, reports = defense_rows(settings, tuned, tokenizer)
+        return {"rows": rows, "written": reports}
+
+    # models wrote these rows: a resume takes what there is
+    data = store.resumable(folder / "data.partial", chosen_rows)
+    chosen = data["rows"]
+    store.write_lines(folder / "data.jsonl", chosen)
+    store.write_json(folder / "data.json", {"rows": len(chosen), "written": data["written"]})
+
     options = settings.model
     encoded, dropped = templates.encode(chosen, tokenizer, options.template, options.max_length)
     if not encoded:
@@ -239,6 +241,7 @@ def run_posthoc(settings: Settings, folder: Path) -> None:
         record["dropped"] = dropped
         rounds.keep_round(folder, record, {"adapter": adapter.get_vector(tuned)})
     loaded.save_adapter(tuned, settings, folder)
+    (folder / "data.partial").unlink()
 
 
 def defense_rows(settings: Settings, tuned: Any, tokenizer: Any) -> tuple[list[dict], list[dict]]:

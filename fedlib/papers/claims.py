@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,18 @@ def record_claim(
     return mean, low, high
 
 
+def _measured(file: Path) -> dict:
+    """What was recorded for a claim; {} where nothing was, or where the file is damaged."""
+    try:
+        found = json.loads(file.read_text()) if file.exists() else {}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        print(f"{file} is damaged: its claim counts as not run; run its notebook again")
+        return {}
+    return found
+
+
 def claim_verdicts(settings: Settings) -> pd.DataFrame:
     """The verdicts, a row a claim, also written to outputs/<preset>/claims.csv.
 
@@ -111,7 +124,7 @@ def claim_verdicts(settings: Settings) -> pd.DataFrame:
     rows = []
     for claim in claims_for(settings):
         file = measures / f"{claim['id']}.json"
-        found = json.loads(file.read_text()) if file.exists() else {}
+        found = _measured(file)
         if found.get("settings") != wanted:
             found = {}
         row = {name: claim[name] for name in ("id", "paper", "claim", "metric")}

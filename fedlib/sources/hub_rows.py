@@ -96,8 +96,7 @@ def rows_file(settings: Settings, name: str) -> Path:
     folder = _runs() / f"{_folder_start(dataset)}{identity.digest([asked, state])}"
     rows = folder / "rows.jsonl"
     if not rows.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
+        with FileLock(machine.made_folder(folder) / ".lock"):
             if not rows.is_file():
                 _take_rows(replace(dataset, commit=commit), copy, asked, folder)
     _check_bad_rows(settings, rows)

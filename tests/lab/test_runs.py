@@ -149,6 +149,8 @@ def test_the_listing_says_how_every_run_is(tiny, monkeypatch):
     with open(keys.run_folder(started) / "rounds.jsonl", "a") as file:
         file.write('{"round": ')
     assert {row["key"]: row["rounds"] for row in runs.listing()}[keys.key(started)] == 1
+    (keys.run_folder(started) / "rounds.jsonl").write_bytes(b"\xff\n")
+    assert {row["key"]: row["rounds"] for row in runs.listing()}[keys.key(started)] == 0
 
 
 # --- around the runs
