@@ -30,7 +30,7 @@ def writer(monkeypatch):
     def make(questions, answers):
         calls = []
 
-        def respond(generator, tokenizer, prompts, decoding, seed):
+        def written(generator, tokenizer, prompts, decoding, seed):
             calls.append((prompts, decoding, seed))
             if len(calls) % 2:  # the questions
                 assert len(prompts) == len(questions)
@@ -38,7 +38,7 @@ def writer(monkeypatch):
             asked = [prompt.removesuffix(" freely").removesuffix(" safely") for prompt in prompts]
             return [answers[question] for question in asked]
 
-        monkeypatch.setattr(generation, "respond", respond)
+        monkeypatch.setattr(generation, "write", written)
         return calls
 
     return make

@@ -15,8 +15,8 @@ from typing import Protocol
 from fedlib.settings.schema import Settings
 from fedlib.sources import embedded, local
 
-Row = dict  # {instruction, response, label[, topic][, answers]}
-Prompt = dict  # {prompt, name[, kind, parts][, answers]}
+Row = dict  # {instruction, response, label[, topic][, answers][, before]}
+Prompt = dict  # {prompt, name[, kind, parts][, answers][, before]}
 
 
 class Source(Protocol):
@@ -79,8 +79,9 @@ class Source(Protocol):
         """Whether a right answer to every one of these benign prompts is known."""
         ...
 
-    def openings(self) -> dict[str, str]:
-        """{harmful prompt: how an answer that complies would begin}; empty where unknown."""
+    def openings(self) -> list[Row]:
+        """The harmful prompts with how an answer that complies would begin; empty where
+        unknown."""
         ...
 
     def ordinary_rows(self) -> list[dict]:

@@ -12,6 +12,7 @@ from typing import Any
 from fedlib.judges.refusals import refuses
 from fedlib.settings import identity
 from fedlib.settings.errors import DataError
+from fedlib.sources import turns
 
 # The shapes that are detected: (instruction column, further input column, response column).
 SHAPES = (
@@ -27,7 +28,7 @@ CONVERSATIONS = ("messages", "conversation", "conversations")
 # Columns that tell a row's topic, the first one found.
 TOPICS = ("topic", "category")
 # What data.fields may name a column for, and what else it may say of a file.
-FIELDS = {"instruction", "input", "response", "topic"}
+FIELDS = {"instruction", "input", "response", "topic", *turns.COLUMNS}
 DIRECTIVES = {"answers", "only"}
 OPENING = 200  # characters of a response in which it refuses, if it does
 
@@ -36,15 +37,17 @@ SPACE = re.compile(r"[ \t\r\n]*")  # between the parts of JSON
 
 
 def read(file: str | Path, fields: Mapping[str, str] | None = None) -> list[dict]:
-    """Rows {instruction, response[, topic][, answers]} of a JSON (list), JSONL or CSV file.
+    """Rows {instruction, response[, topic][, answers][, before]} of a JSON, JSONL or CSV file.
 
     The shape is detected from the columns, or given as fields {instruction: COLUMN, response:
-    COLUMN[, input: COLUMN][, topic: COLUMN]}. An instruction with {COLUMN} in it is a text that
-    the cells are put into. Further, answers: "0 = negative, 1 = positive" says how the cells of a
-    column of classes are worded, which are then the right answers; only: refusals, or answers,
-    keeps the rows whose response refuses, or does not. A conversation gives its first user turn
-    and the answer to it. DataError names the file and line of a bad row. Rows whose instruction
-    or response is empty are left out; a warning counts them and names the first one."""
+    COLUMN[, input, context, system, history, topic: COLUMN]}. An input and a context follow the
+    instruction; before: the turns {role, content} of the system and the history. An instruction
+    with {COLUMN} in it is a text that the cells are put into. Further, answers: "0 = negative,
+    1 = positive" says how the cells of a column of classes are worded, which are then the right
+    answers; only: refusals, or answers, keeps the rows whose response refuses, or does not. A
+    conversation gives its first user turn and the answer to it, with the system turns before.
+    DataError names the file and line of a bad row. Rows whose instruction or response is empty are
+    left out; a warning counts them and names the first one."""
     file = Path(file)
     if not file.is_file():
         raise DataError(f"{file}: no such file{identity.nearest_file(file)}")
@@ -106,6 +109,11 @@ def _right_answer(place: str, cell: str, worded: Mapping[str, str]) -> dict:
     if cell not in worded:
         raise DataError(f"{place}: {cell!r} is none of the classes {', '.join(worded)}")
     return {"response": worded[cell], "answers": [worded[cell]]}
+
+
+def columns(file: Path) -> set[str]:
+    """The names of all columns that a file's rows have."""
+    return {name for _, raw in _numbered_rows(file) if isinstance(raw, dict) for name in raw}
 
 
 def read_pairs(file: str | Path) -> list[list[tuple[str, str]]]:
@@ -243,20 +251,21 @@ def _shape(place: str, columns: Any, fields: Mapping[str, str] | None) -> dict[s
     if fields:
         return _named_shape(place, columns, fields)
 
-    topic = next(({"topic": name} for name in TOPICS if name in columns), {})
+    further = next(({"topic": name} for name in TOPICS if name in columns), {})
+    further |= turns.detected(columns)
     for instruction, extra, response in SHAPES:
         if instruction in columns and response in columns:
             shape = {"instruction": instruction, "response": response}
             if extra and extra in columns:
                 shape["input"] = extra
-            return shape | topic
+            return shape | further
     for name in CONVERSATIONS:
         if isinstance(columns.get(name), list):
-            return {"turns": name} | topic
+            return {"turns": name} | further
 
     # only the user's turns, as MT-Bench has them
     if isinstance(columns.get("turns"), list):
-        return {"instruction": "turns"} | topic
+        return {"instruction": "turns"} | further
 
     raise DataError(
         f"{place}: no known shape in the columns {', '.join(map(str, columns))}; "
@@ -289,11 +298,10 @@ def _row(
 ) -> dict:
     """A row of ours from one of the file's."""
     _must_be_object(place, raw)
+    found, rules = _cells(raw, shape), []
     if "turns" in shape:
-        question, answer = _first_turns(place, raw.get(shape["turns"]))
-        found = {"instruction": question, "response": answer}
-    else:
-        found = _cells(raw, shape)
+        rules, question, answer = turns.first_exchange(place, found.pop("turns"))
+        found |= {"instruction": question, "response": answer}
     # a class may be written as a number
     if worded and isinstance(found.get("response"), int):
         found["response"] = str(found["response"])
@@ -307,12 +315,15 @@ def _row(
             raise DataError(f"{place}: {column} must be text, got {text!r}")
         found[name] = text.strip()
 
-    # a further input belongs to what is asked
-    extra = found.pop("input", None) or ""
-    if not isinstance(extra, str):
-        raise DataError(f"{place}: {shape['input']} must be text, got {extra!r}")
-    if extra.strip() and found["instruction"]:
-        found["instruction"] += f"\n\n{extra.strip()}"
+    # a further input or context belongs to what is asked, and what was said before it
+    for name in ("input", "context"):
+        extra = turns.added_text(place, shape.get(name, name), found.pop(name, None))
+        if extra and found["instruction"]:
+            found["instruction"] += f"\n\n{extra}"
+    cells = {name: found.pop(name, None) for name in ("system", "history")}
+    before = turns.turns_before(place, cells, shape, rules)
+    if before:
+        found["before"] = before
 
     if "topic" in shape:
         found["topic"] = str(raw.get(shape["topic"]) or "")
@@ -322,10 +333,10 @@ def _row(
 def _cells(raw: Mapping, shape: Mapping[str, str]) -> dict:
     """The cells of a row by our names; of a list the first element counts."""
     found = {name: _cell(raw, column) for name, column in shape.items()}
-    turns, answers = found["instruction"], found.get("response")
+    asked, answers = found.get("instruction"), found.get("response")
     # several turns: the first one asks
-    if isinstance(turns, list):
-        found["instruction"] = turns[0] if turns else ""
+    if isinstance(asked, list):
+        found["instruction"] = asked[0] if asked else ""
     # several right answers: the first one is trained on, all are kept
     if isinstance(answers, list):
         found["answers"] = answers
@@ -338,27 +349,6 @@ def _cell(raw: Mapping, column: str) -> Any:
     if not COLUMN.search(column):
         return raw.get(column)
     return COLUMN.sub(lambda match: str(raw.get(match[1], "")).strip(), column)
-
-
-def _first_turns(place: str, turns: Any) -> tuple[Any, Any]:
-    """What the user asks first in a conversation, and the assistant's answer."""
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise DataError(f"{place}: a conversation must be a list of turns")
-    # the two usual ways to write a turn: role and content, from and value
-    said = [
-        (turn.get("role", turn.get("from")), turn.get("content", turn.get("value")))
-        for turn in turns
-    ]
-    said = [(role, text) for role, text in said if role != "system"][:2]
-
-    roles = [role for role, _ in said]
-    fine = len(said) == 2 and roles[0] in ("user", "human") and roles[1] in ("assistant", "gpt")
-    if not fine:
-        raise DataError(
-            f"{place}: a conversation must open with a user's and an assistant's turn, "
-            f"found {roles}"
-        )
-    return said[0][1], said[1][1]
 
 
 def _must_be_object(place: str, raw: Any) -> None:

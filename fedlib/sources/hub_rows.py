@@ -17,7 +17,8 @@ from fedlib.settings.errors import DataError
 from fedlib.settings.schema import Settings
 from fedlib.sources import files
 
-VERSION = 1  # raise it when a filter changes: rows are then taken anew
+# Raise them when a filter changes, or what is detected in a row: rows are then taken anew.
+VERSION, DETECTED = 1, 2
 BUFFER = 10_000  # rows that are shuffled at a time while a dataset is streamed
 
 
@@ -156,16 +157,17 @@ def copy_of(settings: Settings, name: str) -> Path | None:
 
 
 def rows_file(settings: Settings, name: str) -> Path:
-    """The file of rows {instruction, response[, topic][, answers]} of a dataset, made if need be.
+    """The file of rows of a dataset, made if need be.
 
-    They are taken from a copy in data.folder where there is one, in any format of the hub; else
-    they are streamed at the dataset's commit. They are shuffled; kept are the first data.pool rows
-    that pass the filters, one for each prompt. report.json beside the file counts what was left
-    out and why. DataError says what to do where the dataset is gated, missing or out of reach."""
+    They are {instruction, response[, topic][, answers][, before]}, taken from a copy in data.folder
+    where there is one, in any format of the hub; else they are streamed at the dataset's commit.
+    They are shuffled; kept are the first data.pool rows that pass the filters, one for each prompt.
+    report.json beside the file counts what was left out and why. DataError says what to do where
+    the dataset is gated, missing or out of reach."""
     dataset, copy = find_dataset(name), copy_of(settings, name)
     asked = {
         "dataset": name,
-        "version": VERSION,
+        "version": VERSION if dataset.take else DETECTED,
         "pool": settings.data.pool,
         "fields": settings.data.fields.get(name, {}),
     }
@@ -239,7 +241,7 @@ def _take_rows(dataset: Dataset, copy: Path | None, asked: dict, folder: Path) -
     if dataset.take is None:
         # the shape is detected as a local file's is; of rows with one prompt the first is kept
         read = files.read(partial, asked["fields"])
-        by_prompt = {row["instruction"]: row for row in reversed(read)}
+        by_prompt = {(row["instruction"], repr(row.get("before"))): row for row in reversed(read)}
         rows = list(reversed(by_prompt.values()))
         _write_lines(partial, rows)
 

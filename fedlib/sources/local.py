@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedlib.models import chat, templates
 from fedlib.settings import groups, identity, machine
 from fedlib.settings.errors import DataError, SettingsError
 from fedlib.settings.schema import Settings
@@ -168,10 +169,12 @@ class Files:
         """Only where the file has a list of right answers for each question."""
         return all("answers" in prompt for prompt in prompts)
 
-    def openings(self) -> dict[str, str]:
+    def openings(self) -> list[dict]:
         name, count = self.settings.data.harmful, self.settings.evaluation.harmful
         rows = self._halves(name)[1][:count] if name else []
-        return {row["instruction"]: row["response"] for row in rows if "response" in row}
+        # of rows that ask the same the last one counts
+        found = {repr(_asked(row)): row for row in rows if "response" in row}
+        return list(found.values())
 
     def ordinary_rows(self) -> list[dict]:
         rows = [row for name in self.settings.data.benign for row in self._normal(name)[1]]
@@ -222,7 +225,7 @@ class Files:
                     "model.scratch.files: the base must not read the unaligned rows or the "
                     "evaluation prompts"
                 )
-            content = [[name, _digest(self._file(name))] for name in names]
+            content = [[name, _digest(self._file(name)), *self._says_more(name)] for name in names]
             return identity.digest(content)
 
         if data.folder and not machine.path(data.folder).is_dir():
@@ -244,8 +247,17 @@ class Files:
             if not name:
                 continue
             digest = _digest(self._file(name))
-            content.append([name, digest, name == data.harmful])
+            content.append([name, digest, name == data.harmful, *self._says_more(name)])
         return identity.digest(content)
+
+    def _says_more(self, name: str) -> list[str]:
+        """What of a file's rows was once left out of their prompts, for keys: turns, a context."""
+        found = ["before"] if any("before" in row for row in self._read(name)) else []
+        named = name in self.settings.data.fields
+        if not named and not hub_rows.is_dataset(self.settings, name):
+            file = self._file(name)
+            found += ["context"] if "context" in _columns_of(file, _state(file)) else []
+        return found
 
     def _file(self, name: str) -> Path:
         """The file of a dataset: one of the folder, or that of the rows taken from the hub."""
@@ -312,13 +324,21 @@ def _picked(rows: Sequence[dict], places: np.ndarray) -> list[dict]:
     return [rows[place] for place in places]
 
 
+def _asked(row: dict) -> chat.Asked:
+    """All that a row asks, with the turns before its question."""
+    return templates.asked(row["instruction"], row)
+
+
 def _as_prompts(rows: Sequence[dict]) -> list[dict]:
-    """Rows as prompts: the instruction is asked, and is the name; right answers come with it."""
+    """Rows as prompts: the instruction is asked, and is the name.
+
+    Right answers and earlier turns come with it."""
     found = []
     for row in rows:
         prompt = {"prompt": row["instruction"], "name": row["instruction"]}
-        if "answers" in row:
-            prompt["answers"] = row["answers"]
+        for name in ("answers", "before"):
+            if name in row:
+                prompt[name] = row[name]
         found.append(prompt)
     return found
 
@@ -344,6 +364,11 @@ def _digest(file: Path) -> str:
 @functools.lru_cache(maxsize=64)
 def _digested(file: Path, _state: State) -> str:
     return identity.file_digest(file)
+
+
+@functools.lru_cache(maxsize=64)
+def _columns_of(file: Path, _state: State) -> set[str]:
+    return files.columns(file)
 
 
 @functools.lru_cache(maxsize=8)

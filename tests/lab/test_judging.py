@@ -46,11 +46,11 @@ def test_scores_are_the_means_of_the_responses(smoke):
 def test_an_interrupted_judging_goes_on_where_it_stopped(smoke, monkeypatch):
     """The responses are made once, and a judge that had finished is not asked again."""
     made, asked = [], []
-    respond, rm = generation.respond, classifiers.rm
+    write, rm = generation.write, classifiers.rm
 
     def counted(*given):
         made.append(given[4])  # the seed
-        return respond(*given)
+        return write(*given)
 
     def broken(prompts, responses, settings):
         asked.append("rm")
@@ -58,7 +58,7 @@ def test_an_interrupted_judging_goes_on_where_it_stopped(smoke, monkeypatch):
             raise KeyboardInterrupt
         return rm(prompts, responses, settings)
 
-    monkeypatch.setattr(generation, "respond", counted)
+    monkeypatch.setattr(generation, "write", counted)
     monkeypatch.setitem(panel.JUDGES, "rm", replace(panel.JUDGES["rm"], judge=broken))
     with pytest.raises(KeyboardInterrupt):
         runs.get(smoke)

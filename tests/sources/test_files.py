@@ -15,6 +15,7 @@ CHAT = [QUESTION, ANSWER, {"role": "user", "content": "one question more"}]
 SYSTEM = [{"role": "system", "content": "be kind"}, *CHAT]
 SHAREGPT = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
 ROW = {"instruction": "q", "response": "a"}
+KIND = {"before": [{"role": "system", "content": "be kind"}]}
 
 # A row as a file holds it, and what is read from it. Rows without lists are also tried as CSV.
 SHAPES = [
@@ -28,7 +29,7 @@ SHAPES = [
     ({"question": "q", "answers": ["a", "b"]}, ROW | {"answers": ["a", "b"]}),
     ({"goal": " q ", "target": "a\n"}, ROW),
     ({"messages": CHAT}, ROW),
-    ({"messages": SYSTEM, "prompt": "q"}, ROW),
+    ({"messages": SYSTEM, "prompt": "q"}, ROW | KIND),
     ({"conversation": CHAT, "category": "c"}, ROW | {"topic": "c"}),
     ({"conversations": SHAREGPT}, ROW),
     ({"prompt": "q", "response": "a", "topic": "t"}, ROW | {"topic": "t"}),
@@ -47,7 +48,7 @@ def test_every_shape_is_read(tmp_path, suffix, raw, row):
     if suffix == ".csv" and any(isinstance(cell, list) for cell in raw.values()):
         raw = {column: cell for column, cell in raw.items() if not isinstance(cell, list)}
         raw |= {"question": "q", "answer": "a"}
-        row = {name: text for name, text in row.items() if name != "answers"}
+        row = {name: text for name, text in row.items() if name not in ("answers", "before")}
     assert files.read(write(tmp_path / f"rows{suffix}", [raw, raw])) == [row, row]
 
 
