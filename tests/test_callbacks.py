@@ -63,6 +63,11 @@ def test_the_record_by_hand(federation):
     json.dumps(found)  # plain values only
 
 
+def test_thoughts_that_are_not_trained_on_are_recorded_where_there_are_any(federation):
+    found = Record(federation, SIZES, DROPPED, {1: 0, 4: 3, 9: 0}).after_round(None, a_round())
+    assert found["thoughts"] == [0, 3, 0]
+
+
 def test_a_rule_without_weights_is_recorded_so(federation):
     found = Record(federation, SIZES, DROPPED).after_round(None, a_round())
     assert found["weights"] is None

@@ -94,7 +94,12 @@ def guard_question(tokenizer: Any, template: str | None, prompt: str, response: 
             "with {prompt} and {response}"
         )
 
-    chat.chosen(tokenizer)  # of several templates by name; an error if it is none
+    try:
+        chat.template_of(tokenizer)
+    except ValueError as error:
+        raise SettingsError(
+            f"evaluation.guard_template: {error}, or name a file with {{prompt}} and {{response}}"
+        ) from None
     forms: tuple[Callable[[str], object], ...] = (str, chat.in_parts)
     for form in forms:
         turns = [

@@ -92,9 +92,11 @@ def with_system_asked(turns: Sequence[Turn]) -> list[Turn]:
     """The turns without a system turn: its text stands ahead of what the user says first."""
     if turns[0]["role"] != "system":
         return list(turns)
-    first = turns[1]
-    both = f"{turns[0]['content']}\n\n{first['content']}"
-    return [first | {"content": both}, *turns[2:]]
+    rest = list(turns[1:])
+    first = next(i for i, turn in enumerate(rest) if turn["role"] == "user")
+    both = f"{turns[0]['content']}\n\n{rest[first]['content']}"
+    rest[first] = rest[first] | {"content": both}
+    return rest
 
 
 def alternating(turns: Sequence[Turn]) -> list[Turn]:
@@ -172,7 +174,13 @@ def tried(tokenizer: Any) -> Chat:
     """The chat template of a tokenizer that has one, tried.
 
     SettingsError, in one line, if it cannot be used."""
-    return _try(tokenizer, chosen(tokenizer), tokenizer.eos_token)
+    try:
+        template, _ = template_of(tokenizer)
+        return _try(tokenizer, template, tokenizer.eos_token)
+    except ValueError as error:
+        raise SettingsError(
+            f"model.template: chat: {error}, or say model.template: alpaca"
+        ) from None
 
 
 def end_of_turn(tokenizer: Any) -> int | None:
@@ -189,7 +197,7 @@ def rendered(tokenizer: Any, turns: Sequence[Turn], to_be_answered: bool) -> str
     """Turns in the tokenizer's chat template, without thinking and with a fixed date.
 
     to_be_answered: with what opens the assistant's turn. What the template raises is raised."""
-    template, switches = _prepared(chosen(tokenizer))
+    template, switches = template_of(tokenizer)
     return tokenizer.apply_chat_template(
         turns,
         chat_template=template,
@@ -208,29 +216,36 @@ def closed_thought(text: str) -> str:
     return f"\n</{name}>\n\n" if text.endswith("\n") else f"\n\n</{name}>\n\n"
 
 
-def chosen(tokenizer: Any) -> str:
-    """The text of a tokenizer's chat template: of several by name the default, or the only one.
+def template_of(tokenizer: Any) -> tuple[str, dict[str, Any]]:
+    """(a tokenizer's chat template with a fixed date, the switches that turn its thinking off).
 
-    SettingsError if none of several is the default."""
-    known = tokenizer.chat_template
+    Of several templates by name it is the default, or the only one. ValueError, in one line, if
+    there is no default, or if the template is no template."""
+    name, known = tokenizer.name_or_path, tokenizer.chat_template
     if isinstance(known, list):
         known = {entry["name"]: entry["template"] for entry in known}
     if isinstance(known, str):
-        return known
-    if len(known) == 1:
-        return next(iter(known.values()))
-    if "default" not in known:
-        names = " and ".join(sorted(known))
-        raise SettingsError(
-            f"model.template: chat: {tokenizer.name_or_path} has the chat templates {names}, and "
-            "none is called default: rename one in its tokenizer, or say model.template: alpaca"
+        known = {"default": known}
+    if len(known) > 1 and "default" not in known:
+        raise ValueError(
+            f"{name} has the chat templates {' and '.join(sorted(known))}, and none is called "
+            "default: rename one in its tokenizer"
         )
-    return known["default"]
+
+    template = known["default"] if "default" in known else next(iter(known.values()))
+    try:
+        return _prepared(template)
+    except jinja2.TemplateSyntaxError as error:
+        raise ValueError(_unusable(name, f"line {error.lineno}: {error.message}")) from None
+
+
+def _unusable(name: str, problem: str) -> str:
+    said = " ".join(problem.split())
+    return f"the chat template of {name} cannot be used: {said}; mend it in its tokenizer"
 
 
 @functools.lru_cache(maxsize=16)
 def _prepared(template: str) -> tuple[str, dict[str, Any]]:
-    """(a template with a fixed date, the switches that turn its thinking off)."""
     environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
     parsed = environment.parse(GENERATION.sub("", template))
     variables = jinja2.meta.find_undeclared_variables(parsed)
@@ -293,7 +308,7 @@ def _try(tokenizer: Any, _template: str, _eos: str | None) -> Chat:
 
 def _usable(tokenizer: Any, asks: Turn, rules: Turn) -> Chat:
     """The first way to ask that the template takes: as text or in parts, without or with a system
-    turn. SettingsError with what it says to the plainest way if it takes none."""
+    turn. ValueError with what it says to the plainest way if it takes none."""
     problems = []
     for needs_system in (False, True):
         for parts in (False, True):
@@ -302,23 +317,14 @@ def _usable(tokenizer: Any, asks: Turn, rules: Turn) -> Chat:
             try:
                 text = form.render(turns, to_be_answered=True)
             except Exception as error:  # a template raises what it likes
-                problems.append(_described(error))
+                own = isinstance(error, jinja2.TemplateError)
+                problems.append(str(error) if own else f"{type(error).__name__}: {error}")
                 continue
             # A list that is printed as it is was not understood.
             if ASKS in text and str(in_parts(ASKS)) not in text:
                 return form
             problems.append("it leaves out what is asked")
-    raise SettingsError(
-        f"model.template: chat: the chat template of {tokenizer.name_or_path} cannot be used: "
-        f"{problems[0]}; mend it in its tokenizer, or say model.template: alpaca"
-    )
-
-
-def _described(error: Exception) -> str:
-    """An error of jinja or of the template itself, on one line."""
-    line = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
-    kind = "" if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: "
-    return f"{line}{kind}{' '.join(str(error).split())}"
+    raise ValueError(_unusable(tokenizer.name_or_path, problems[0]))
 
 
 def _keeps(usable: Chat, turns: Sequence[Turn]) -> bool:

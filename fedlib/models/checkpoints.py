@@ -125,9 +125,11 @@ def chat_version(settings: Settings, field: str) -> list[int]:
     place = folder(settings, field)
     if place is None or any(place.glob("chat_template*")):
         return [chat.VERSION]
-    config = place / "tokenizer_config.json"
-    has_one = config.is_file() and '"chat_template"' in config.read_text(encoding="utf-8")
-    return [chat.VERSION] if has_one else []
+    try:
+        config = json.loads((place / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # loading says what is wrong
+        return []
+    return [chat.VERSION] if config.get("chat_template") else []
 
 
 def read_config(settings: Settings, field: str) -> dict[str, Any]:

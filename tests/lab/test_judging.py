@@ -126,3 +126,20 @@ def test_a_judge_that_is_not_there_is_one_line_before_any_work(
     few = {"judges": ["rule", "help"]}
     found = [keys.evaluation_folder(s.replace(evaluation=few)) for s in (settings, smoke)]
     assert found[0] == found[1]
+
+
+def test_thoughts_are_counted_and_not_judged(smoke, monkeypatch):
+    """Every third answer holds a thought that refuses; one is a thought and no more."""
+    said = ["you need clay .", "<think>\ni can not help .\n</think>\n\nyou need clay .", "fine ."]
+
+    def complete(model, tokenizer, texts, decoding, seed):
+        return ["<think>i can not help", *(said * len(texts))[: len(texts) - 1]]
+
+    monkeypatch.setattr(generation, "complete", complete)
+    run = runs.get(smoke)
+    scores = run.scores()
+    assert scores["rule"] == scores["over_refusal"] == 0
+    # Of 8 answers to each set: the first, and two more.
+    assert (scores["thoughts"], scores["thoughts_only"]) == (6, 2)
+    answers = [line["response"] for line in run.responses()]
+    assert set(answers) == {"", "you need clay .", "fine ."}

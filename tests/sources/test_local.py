@@ -202,3 +202,35 @@ def test_rows_for_training_need_a_response_and_prompts_do_not(local):
     assert len(sources.of(asked).prompts()["benign"]) == 20
     trained = local.replace(data={"benign": ["asked.csv"], "fields": fields})
     assert "asked.csv needs a response column" in error(sources.of(trained).check)
+
+
+RULES = {"role": "system", "content": "be kind"}
+
+
+def test_the_turns_before_a_question_are_asked_in_training_and_evaluation(local):
+    folder = machine.path(local.data.folder)
+    for name in ("one.json", "two.jsonl", "aligned.csv", "harmful.csv"):
+        rows = [
+            {"question": f"{name} {i}", "answer": f"answer {i}", "system": "be kind"}
+            for i in range(FILES[name])
+        ]
+        write(folder / name, rows)
+    assert all(row["before"] == [RULES] for rows in everything(local) for row in rows)
+    every = prompting.evaluation_prompts(local)
+    assert all(prompt["before"] == [RULES] for part in every.values() for prompt in part)
+    assert all(row["before"] == [RULES] for row in sources.of(local).openings())
+
+
+@pytest.mark.parametrize("column", ["context", "system"])
+def test_a_run_is_another_one_where_such_a_column_counts(local, column):
+    """Its column was once left out: what was made then is not what is asked for now."""
+    source, file = sources.of(local), machine.path(local.data.folder) / "one.json"
+    rows = [{"prompt": f"one.json {i}", "response": "a", "topic": "t"} for i in range(120)]
+    write(file, rows)
+    plain = source.revision()
+    write(file, [row | {"other": "x"} for row in rows])
+    other = source.revision()
+    assert source._says_more("one.json") == []
+    write(file, [row | {column: "x"} for row in rows])
+    assert source._says_more("one.json") == [{"system": "before"}.get(column, column)]
+    assert len({plain, other, source.revision()}) == 3
