@@ -46,8 +46,8 @@ THOUGHTS = (
 )
 THOUGHT_MARKS = ("<think>", "</think>", "<thinking>", "</thinking>")
 OPEN_THOUGHT = re.compile(r"<think(ing)?>\s*$")
-# The words that a template is tried on.
-ASKS, SAYS, ASKS_AGAIN, RULES = "QUESTION", "ANSWER", "FURTHER", "SYSTEM"
+# The words that a template is tried on: none that it would write by itself.
+ASKS, SAYS, ASKS_AGAIN, RULES = "numbat", "quokka", "wombat", "bilby"
 
 
 @functools.cache

@@ -78,14 +78,14 @@ def _history(place: str, column: str, cell: Any) -> list[dict]:
 
 def _said(entry: Any) -> list[tuple[str, str]] | None:
     """(role, text) of an entry of a history; None if it is neither a pair nor a turn."""
-    said = []
+    said: list[tuple[Any, Any]] = []
     if isinstance(entry, list) and len(entry) == 2:
         said = list(zip(("user", "assistant"), entry, strict=True))
     if isinstance(entry, dict):
         role, text = role_and_text(entry)
         said = [(ROLES.get(role), text)]
-    fine = said and all(role and isinstance(text, str) for role, text in said)
-    return said if fine else None
+    found = [(role, text) for role, text in said if role and isinstance(text, str)]
+    return found if found and len(found) == len(said) else None
 
 
 def role_and_text(turn: Mapping) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from fedlib.models import chat, generation, templates
+from fedlib.models import chat, generation, loading, templates
 from fedlib.settings.errors import SettingsError
 
 ROW = {"instruction": "Hi", "response": "Hello."}
@@ -77,6 +77,13 @@ SYSTEM_FIRST = (
     "{% if messages[0]['role'] != 'system' %}{{ raise_exception('System first') }}{% endif %}"
     + LINES
 )
+CAPITALS = looping(
+    "{% if m['role'] == 'user' %}QUESTION: {{ m['content'] }}{% elif m['role'] == 'assistant' %}"
+    "ANSWER: {{ m['content'] }}<|im_end|>{% else %}SYSTEM: {% endif %}",
+    "ANSWER: ",
+    before="{% set enable_thinking = enable_thinking | default(true) %}"
+    "{{ 'think! ' if enable_thinking }}",
+)
 MARKED = looping(
     "{% if m['role'] == 'user' %}{{ 'Q ' + m['content'] }}{% continue %}{% endif %}"
     "{% generation %}{{ ' A ' + m['content'] + '<|im_end|>' }}{% endgeneration %}",
@@ -140,6 +147,7 @@ TABLE = {
         "<|im_end|>",
     ),
     "marked for training": (MARKED, "Q Hi A", " Hello.<|im_end|>", "<|im_end|>"),
+    "capitals": (CAPITALS, "QUESTION: HiANSWER: ", "Hello.<|im_end|>", "<|im_end|>"),
     "by name": (
         {"default": LINES, "rag": NO_END},
         IN_LINES,
@@ -217,6 +225,12 @@ def test_the_date_is_the_same_on_any_day(monkeypatch):
     assert templates.prompt_text("Hi", every, "chat") == "Friday 26 July 2024, 00:00 100% Hi"
 
 
+def test_a_classifier_is_told_the_same_date():
+    ids = loading.encode_pairs(byte_level(DATED), ["Hi"], ["Hello."], 99)["input_ids"][0]
+    wanted = "Today: 26 Jul 2024\n[user]Hi<|eot_id|>[assistant]Hello.<|eot_id|>"
+    assert byte_level(DATED).decode(ids) == wanted
+
+
 # template: what is asked where the row has a system turn and a history.
 CONVERSATIONS = {
     "chatml": (
@@ -233,6 +247,10 @@ CONVERSATIONS = {
         PARTS,
         "system: Be kind.<|im_end|>user: One?<|im_end|>assistant: Two.<|im_end|>user: Hi<|im_end|>"
         "assistant: ",
+    ),
+    "a system turn is left out": (
+        CAPITALS,
+        "QUESTION: Be kind.\n\nOne?ANSWER: Two.<|im_end|>QUESTION: HiANSWER: ",
     ),
     "system first": (
         SYSTEM_FIRST,
