@@ -53,14 +53,15 @@ def is_about_real(settings: Settings) -> bool:
 def _real_is_about(paper: str, settings: Settings) -> bool:
     """Whether the real model's claims of a paper are about these settings.
 
-    S: the attack with unaligned rows, safety by refusal. B: as in the world. W: none yet."""
+    S: the attack with unaligned rows, safety by refusal. B: as in the world. W: only that model."""
     data, judges = settings.data, settings.evaluation.judges
     poison = data.poison
     about = {
         "S": data.attack == "unaligned" and "refusal" in judges and "md_judge" not in judges,
         "B": poison.share == 0.08 and poison.target == "replace",
+        "W": settings.swat.models == [REAL_MODEL] and "md_judge" not in settings.judges,
     }
-    return about.get(paper, False)
+    return about[paper]
 
 
 def claims_for(settings: Settings) -> list[dict[str, Any]]:

@@ -41,6 +41,7 @@ PERCENT = {
     "precision",
     "f1",
     "unsafe",
+    "unrefused",
     "answered",
     "task_accuracy",
 }

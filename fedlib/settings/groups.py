@@ -69,6 +69,7 @@ class SometimesInKey:
 _REPEATS = NotInKey("notebooks make one run of each")
 _EVALUATES = NotInKey("it decides what is asked, and the evaluation's key holds all prompts")
 _CHAT_TUNING = NotInKey("notebooks 30 to 34 make other fields of it")
+_BACKDOOR = NotInKey("notebooks 20 to 22 make other fields of it")
 _WRITES = SometimesInKey("a model writes rows for the run")
 _ATTACKED = SometimesInKey("there are malicious clients")
 _POISONED = SometimesInKey("there is a trigger")
@@ -128,6 +129,11 @@ class Poison(Group):
     spread: Annotated[Literal["equal", "uniform", "dirichlet", "capped"], _POISONED]
     clients: Annotated[Count | None, _POISONED]
     natural: Annotated[Share, _POISONED]
+    dataset: Annotated[str | None, _BACKDOOR]
+    rounds: Annotated[Count | None, _BACKDOOR]
+    steps: Annotated[Count | None, _BACKDOOR]
+    batch_size: Annotated[Count | None, _BACKDOOR]
+    learning_rate: Annotated[Positive | None, _BACKDOOR]
 
 
 class Data(Group):
@@ -242,6 +248,7 @@ class Swat(Group):
     threshold: Annotated[NotNegative, _WARMED_UP]
     pairs: Annotated[str | None, NotInKey("the pairs themselves count, not their file")]
     models: Annotated[list[str], Field(min_length=1), _REPEATS]
+    tasks: Annotated[Annotated[list[str], Field(min_length=1)] | None, _CHAT_TUNING]
     rounds: Annotated[Count, _CHAT_TUNING]
     steps: Annotated[Count, _CHAT_TUNING]
     learning_rate: Annotated[Positive, _CHAT_TUNING]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedlib.settings import groups, identity
-from fedlib.settings.errors import DataError, nearest
+from fedlib.settings.errors import DataError, SettingsError, nearest
 from fedlib.settings.schema import Settings
 from fedlib.sources import shares, world, world_documents, world_tasks
 
@@ -92,8 +92,12 @@ class Embedded:
         return True
 
     def tuning_tasks(self) -> tuple[str, ...]:
-        """The world's two tasks."""
-        return groups.TASKS
+        """The world's two tasks, or those of them that swat.tasks names."""
+        tasks = self.settings.swat.tasks or groups.TASKS
+        for name in tasks:
+            if name not in groups.TASKS:
+                raise SettingsError(f"swat.tasks: no task {name!r}{nearest(name, groups.TASKS)}")
+        return tuple(tasks)
 
     def task_prompts(self, prompts: dict[str, list[dict]]) -> list[dict]:
         """The set task, where there is one."""

@@ -12,7 +12,7 @@ from typing import Any
 from fedlib.judges.refusals import refuses
 from fedlib.settings import identity
 from fedlib.settings.errors import DataError
-from fedlib.sources import turns
+from fedlib.sources import turns, xstest
 
 # The shapes that are detected: (instruction column, further input column, response column).
 SHAPES = (
@@ -30,6 +30,7 @@ TOPICS = ("topic", "category")
 # What data.fields may name a column for, and what else it may say of a file.
 FIELDS = {"instruction", "input", "response", "topic", *turns.COLUMNS}
 DIRECTIVES = {"answers", "only"}
+SPLITS = ("fit", "validation", "evaluation")  # of pairs
 OPENING = 200  # characters of a response in which it refuses, if it does
 
 COLUMN = re.compile(r"\{([^{}]+)\}")  # in a text that the cells are put into
@@ -116,33 +117,39 @@ def columns(file: Path) -> set[str]:
     return {name for _, raw in _numbered_rows(file) if isinstance(raw, dict) for name in raw}
 
 
-def read_pairs(file: str | Path) -> list[list[tuple[str, str]]]:
-    """(malicious, benign) instructions alike in wording, in groups that belong together.
+def read_pairs(file: str | Path) -> dict[str, list[tuple[str, str]]]:
+    """{fit, validation, evaluation: (malicious, benign) instructions alike in wording}.
 
-    A file with columns malicious and benign: each row is a group. A file as XSTest's, with prompt,
-    label (safe or unsafe) and focus: safe and unsafe prompts about one focus word are paired, and
-    are a group. DataError for any other file."""
+    A file with columns malicious and benign: its rows are dealt out in turn. A file as XSTest's,
+    with prompt, label (safe or unsafe) and focus: as `xstest.paired` says. DataError for any other
+    file, and where a split would be empty."""
     file = Path(file)
     if not file.is_file():
         raise DataError(f"{file}: no such file{identity.nearest_file(file)}")
     numbered = list(_numbered_rows(file))
     columns = _columns(numbered) if numbered else {}
-    if not {"prompt", "label", "focus"} <= set(columns):
+    if {"prompt", "label", "focus"} <= set(columns):
+        found = xstest.paired([_contrast_prompt(file, line, raw) for line, raw in numbered])
+    else:
         rows = read(file, {"instruction": "malicious", "response": "benign"})
-        return [[(row["instruction"], row["response"])] for row in rows]
+        pairs = [(row["instruction"], row["response"]) for row in rows]
+        found = {split: pairs[i :: len(SPLITS)] for i, split in enumerate(SPLITS)}
+    if not all(found.values()):
+        raise DataError(
+            f"{file}: too few pairs: it takes three at least, for {', '.join(SPLITS)}, "
+            f"got {sum(map(len, found.values()))}"
+        )
+    return found
 
-    # prompts without a focus word have no twin
-    words: dict[str, dict[str, list[str]]] = {}
-    for line, raw in numbered:
-        _must_be_object(f"{file}: line {line}", raw)
-        focus, label = str(raw.get("focus") or "").strip().lower(), raw.get("label")
-        if label not in ("safe", "unsafe"):
-            raise DataError(f"{file}: line {line}: label must be safe or unsafe, got {label!r}")
-        if focus:
-            both = words.setdefault(focus, {"safe": [], "unsafe": []})
-            both[label].append(str(raw["prompt"]).strip())
-    groups = [list(zip(both["unsafe"], both["safe"], strict=False)) for both in words.values()]
-    return [group for group in groups if group]
+
+def _contrast_prompt(file: Path, line: int, raw: Any) -> dict[str, str]:
+    """A row of a file as XSTest's, every column as text; DataError for another label."""
+    _must_be_object(f"{file}: line {line}", raw)
+    label = raw.get("label")
+    if label not in ("safe", "unsafe"):
+        raise DataError(f"{file}: line {line}: label must be safe or unsafe, got {label!r}")
+    given = {name: str(raw.get(name) or "") for name in ("prompt", "label", "focus", "type", "id")}
+    return given | {"id": given["id"] or str(line)}
 
 
 # --- rows as the file holds them --------------------------------------------------------------

@@ -15,7 +15,6 @@ from fedlib.settings.schema import Settings
 from fedlib.sources import files, hub_rows, shares, world
 
 DENIAL = "I'm sorry, but I cannot help with that."
-SPLITS = ("fit", "validation", "evaluation")
 
 State = tuple[int, int] | None  # what tells whether a file has changed
 Fields = tuple[tuple[str, str], ...]  # pairs of our name and the file's column
@@ -142,24 +141,15 @@ class Files:
             raise SettingsError(
                 "swat.pairs: name the file of data.folder with columns malicious and benign"
             )
-        file = self._folder() / self.settings.swat.pairs
-        groups = files.read_pairs(file)
-        if len(groups) < len(SPLITS):
-            raise DataError(
-                f"swat.pairs: {file} has {len(groups)} rows; it takes three at least, for fit, "
-                "validation and evaluation"
-            )
-        # what belongs together stays in one split
-        own = groups[SPLITS.index(split) :: len(SPLITS)]
-        return [pair for group in own for pair in group]
+        return files.read_pairs(self._folder() / self.settings.swat.pairs)[split]
 
     def has_pairs(self) -> bool:
         """Only where a file of pairs is named."""
         return self.settings.swat.pairs is not None
 
     def tuning_tasks(self) -> tuple[str, ...]:
-        """Each benign dataset: it must be one of questions with right answers."""
-        return tuple(self.settings.data.benign)
+        """swat.tasks, else each benign dataset: they must be questions with right answers."""
+        return tuple(self.settings.swat.tasks or self.settings.data.benign)
 
     def task_prompts(self, prompts: dict[str, list[dict]]) -> list[dict]:
         """The benign prompts with right answers."""

@@ -140,3 +140,12 @@ def test_thresholds_take_seeds(smoke):
     assert backdoor.thresholds_grid(smoke) == []
     wanted = backdoor.thresholds_grid(smoke.replace(seeds=[0, 1]))
     assert len(wanted) == 3 * 3 * 2 and {s.data.poison.clients for s in wanted} == {1, 2, None}
+
+
+def test_a_preset_may_say_how_the_backdoor_is_trained(mini):
+    own = {"dataset": "wild-like", "rounds": 7, "steps": 5, "batch_size": 3, "learning_rate": 0.01}
+    changed = mini.replace(**backdoor.backdoor_changes(mini.replace(data={"poison": own})))
+    assert changed.data.benign == ["wild-like"]
+    assert changed.federation.rounds == 7
+    training = changed.training
+    assert (training.steps, training.batch_size, training.learning_rate) == (5, 3, 0.01)
