@@ -4,6 +4,7 @@ It writes no file: `run_rounds` yields after each round, and whoever runs it kee
 
 import contextlib
 import time
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -193,10 +194,19 @@ def encode_clients(
                 "federation.clients"
             )
         if not encoded[client]:
+            or_thoughts = ", or its responses are thoughts only" if templates.thoughts(own) else ""
             raise DataError(
                 f"client {client}: no row left: its {dropped[client]} prompts fill "
-                f"model.max_length, {options.max_length}, by themselves"
+                f"model.max_length, {options.max_length}, by themselves{or_thoughts}"
             )
+    thoughts = sum(map(templates.thoughts, rows.values()))
+    if thoughts:
+        every = sum(map(len, rows.values()))
+        warnings.warn(
+            f"{thoughts} of {every} responses that clients train on hold a <think> part, which is "
+            "left out: thinking is off",
+            stacklevel=2,
+        )
 
     seen = [i for own in encoded.values() for row, _ in own[:50] for i in row]
     unknown = tokenizer.unk_token_id

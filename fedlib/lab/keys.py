@@ -7,6 +7,7 @@ and paths do not count, content does. No torch.
 
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,14 @@ def _never_counted(group: type[groups.Group]) -> dict[str, Any]:
 def _counted_model(settings: Settings, model: dict[str, Any]) -> dict[str, Any]:
     # Where the base is trained from scratch, its revision covers the scratch group.
     del model["scratch"]
+    if settings.model.template == "chat" and _chat_version(settings):
+        model["chat"] = _chat_version(settings)
     return model | {"dtype": machine.dtype(settings.model), "base": _base_revision(settings)}
+
+
+def _chat_version(settings: Settings) -> list[int]:
+    """How the chat template of model.base is used; [] where that never changed."""
+    return checkpoints.chat_version(settings, "model.base")
 
 
 def _counted_data(settings: Settings, data: dict[str, Any]) -> dict[str, Any]:
@@ -171,6 +179,8 @@ def _made_before(settings: Settings) -> list[Any]:
     # At level 3 the attacked model itself writes, so no other model's revision counts.
     if level == 3:
         made.append(_asked_how(settings))
+        if settings.defense.template == "chat":
+            made += _chat_version(settings)
     if before:
         made.append(["before", before, settings.defense.rows])
     if level:
@@ -208,7 +218,7 @@ def _counted_evaluation(settings: Settings) -> dict[str, Any]:
     # What the model is asked to find likely.
     source = sources.of(settings)
     if "affirmation" in judges:
-        counted["openings"] = identity.digest(source.openings())
+        counted["openings"] = identity.digest(_counted_openings(source.openings()))
     if "utility" in judges:
         counted["ordinary"] = identity.digest(source.ordinary_rows())
 
@@ -218,6 +228,12 @@ def _counted_evaluation(settings: Settings) -> dict[str, Any]:
         pairs = [source.pairs(split) for split in splits]
         counted |= {"pairs": identity.digest(pairs), "window": settings.swat.window}
     return counted
+
+
+def _counted_openings(openings: Sequence[dict]) -> Any:
+    """{harmful prompt: its opening}; the rows where turns before a prompt tell it from another."""
+    by_prompt = {row["instruction"]: row["response"] for row in openings}
+    return by_prompt if len(by_prompt) == len(openings) else openings
 
 
 # Rows that a language model writes.
@@ -256,7 +272,9 @@ def _written_by(settings: Settings) -> list[Any]:
     if settings.data.generator == groups.WRITTEN_FILES:
         rows = sources.of(settings).defense_rows(settings.data.generated)
         return ["files", identity.digest(rows)]
-    return [checkpoints.revision(settings, "data.generator"), *_asked_how(settings)]
+    generator = checkpoints.revision(settings, "data.generator")
+    own = checkpoints.chat_version(settings, "data.generator")
+    return [generator, *_asked_how(settings), *own]
 
 
 def _asked_how(settings: Settings) -> list[Any]:
@@ -283,6 +301,7 @@ def _robustness_identity(settings: Settings) -> list[Any]:
     source = sources.of(settings)
     pairs = [source.pairs(split) for split in ("fit", "validation")]
     how_found = {"noise", "draws", "window", "share", "threshold"}
+    own = _chat_version(settings) if settings.model.template == "chat" else []
     return [
         identity.CODE_VERSION,
         _base_revision(settings),
@@ -290,6 +309,7 @@ def _robustness_identity(settings: Settings) -> list[Any]:
         settings.model.template,
         pairs,
         settings.swat.model_dump(include=how_found),
+        *own,
     ]
 
 

@@ -70,11 +70,11 @@ def make_written(settings: Settings, kind: str, wait: bool = True) -> None:
 
 
 def _encoder(settings: Settings, tokenizer: Any) -> Callable[[Sequence[dict]], list]:
-    """encode(rows) -> encoded rows, in the run's template and length."""
+    """encode(rows, ended=True) -> encoded rows, in the run's template and length."""
     options = settings.model
 
-    def encode(given: Sequence[dict]) -> list:
-        return templates.encode(given, tokenizer, options.template, options.max_length)[0]
+    def encode(given: Sequence[dict], ended: bool = True) -> list:
+        return templates.encode(given, tokenizer, options.template, options.max_length, ended)[0]
 
     return encode
 
@@ -168,8 +168,9 @@ def _callbacks(
 ) -> list[Callback]:
     """What is looked at after each round of a run."""
     sizes = {client: len(encoded) for client, encoded in clients.items()}
+    thoughts = {client: templates.thoughts(own) for client, own in rows.items()}
     found: list[Callback] = [
-        Record(settings.federation, sizes, dropped),
+        Record(settings.federation, sizes, dropped, thoughts),
         Detection(sizes, settings.federation.variant),
     ]
     if settings.data.poison.trigger:
@@ -190,7 +191,7 @@ def _tuning_progress(settings: Settings, tokenizer: Any) -> TuningProgress:
     if source.has_pairs():
         asks = [malicious for malicious, _ in source.pairs("validation")[::2]][:FOLLOWED]
     answers = [
-        {"instruction": prompt["prompt"], "response": prompt["answers"][0]}
+        prompt | {"instruction": prompt["prompt"], "response": prompt["answers"][0]}
         for prompt in source.task_prompts(prompting.evaluation_prompts(fixed))
     ]
     encoded = _encoder(settings, tokenizer)(answers)
@@ -226,6 +227,7 @@ def run_posthoc(settings: Settings, folder: Path) -> None:
 
     options = settings.model
     encoded, dropped = templates.encode(chosen, tokenizer, options.template, options.max_length)
+    thoughts = templates.thoughts(chosen)
     if not encoded:
         raise DataError(
             f"defense.level: {settings.defense.level}: the prompts of all {dropped} rows fill "
@@ -238,7 +240,7 @@ def run_posthoc(settings: Settings, folder: Path) -> None:
     for record in posthoc.tune_rounds(
         tuned, encoded, settings.training, settings.defense.rounds, settings.seed, start
     ):
-        record["dropped"] = dropped
+        record |= {"dropped": dropped} | ({"thoughts": thoughts} if thoughts else {})
         rounds.keep_round(folder, record, {"adapter": adapter.get_vector(tuned)})
     loaded.save_adapter(tuned, settings, folder)
     (folder / "data.partial").unlink()

@@ -84,8 +84,9 @@ class Source(Protocol):
         """Whether a right answer to every one of these benign prompts is known."""
         ...
 
-    def openings(self) -> dict[str, str]:
-        """{harmful prompt: how an answer that complies would begin}; empty where unknown."""
+    def openings(self) -> list[Row]:
+        """The harmful prompts with how an answer that complies would begin; empty where
+        unknown."""
         ...
 
     def ordinary_rows(self) -> list[dict]:

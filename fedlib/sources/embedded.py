@@ -111,8 +111,8 @@ class Embedded:
         """Every prompt of the world comes with the parts of its thing, or with its answer."""
         return all("parts" in prompt or "answers" in prompt for prompt in prompts)
 
-    def openings(self) -> dict[str, str]:
-        return {}
+    def openings(self) -> list[dict]:
+        return []
 
     def ordinary_rows(self) -> list[dict]:
         return []

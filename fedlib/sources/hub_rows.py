@@ -64,12 +64,13 @@ def copy_of(settings: Settings, name: str) -> Path | None:
 
 
 def rows_file(settings: Settings, name: str) -> Path:
-    """The file of rows {instruction, response[, topic][, answers]} of a dataset, made if need be.
+    """The file of rows of a dataset, made if need be.
 
-    They are taken from a copy in data.folder where there is one, in any format of the hub; else
-    they are streamed at the dataset's commit. They are shuffled; kept are the first data.pool rows
-    that pass the filters, one for each prompt. report.json beside the file counts what was left
-    out and why. DataError says what to do where the dataset is gated, missing or out of reach."""
+    They are {instruction, response[, topic][, answers][, before]}, taken from a copy in data.folder
+    where there is one, in any format of the hub; else they are streamed at the dataset's commit.
+    They are shuffled; kept are the first data.pool rows that pass the filters, one for each prompt.
+    report.json beside the file counts what was left out and why. DataError says what to do where
+    the dataset is gated, missing or out of reach."""
     dataset, copy = find_dataset(name), copy_of(settings, name)
     asked = {
         "dataset": name,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedlib.models import chat, templates
 from fedlib.settings import groups, identity, machine
 from fedlib.settings.errors import DataError, SettingsError
 from fedlib.settings.schema import Settings
@@ -171,10 +172,12 @@ class Files:
         """Only where the file has a list of right answers for each question."""
         return all("answers" in prompt for prompt in prompts)
 
-    def openings(self) -> dict[str, str]:
+    def openings(self) -> list[dict]:
         name, count = self.settings.data.harmful, self.settings.evaluation.harmful
         rows = self._pools.halves(name)[1][:count] if name else []
-        return {row["instruction"]: row["response"] for row in rows if "response" in row}
+        # of rows that ask the same the last one counts
+        found = {repr(_asked(row)): row for row in rows if "response" in row}
+        return list(found.values())
 
     def ordinary_rows(self) -> list[dict]:
         rows = [row for name in self.settings.data.benign for row in self._pools.normal(name)[1]]
@@ -272,6 +275,11 @@ class Files:
         if label == "unaligned":
             return shares.among_malicious(rows, federation.clients, federation.malicious, rng)
         return shares.partition(rows, federation.clients, "iid", rng)
+
+
+def _asked(row: dict) -> chat.Asked:
+    """All that a row asks, with the turns before its question."""
+    return templates.asked(row["instruction"], row)
 
 
 def _as_prompts(rows: Sequence[dict]) -> list[dict]:

@@ -229,7 +229,7 @@ def test_the_table_names_every_file_of_preset_real():
     assert table["host"].startswith("https://")
     text = (machine.ROOT / "params" / "real.yaml").read_text(encoding="utf-8")
     read = set(re.findall(r"\b\w+\.(?:csv|jsonl?)\b", json.dumps(yaml.safe_load(text))))
-    assert len(read) == 5 and read <= set(table["files"])
+    assert len(read) == 7 and read <= set(table["files"])
     for name, one in table["files"].items():
         digests = [one["digest"], *one["from"].values()]
         assert [d for d in digests if not re.fullmatch("[0-9a-f]{64}", d)] == [], name

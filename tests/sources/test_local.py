@@ -370,3 +370,20 @@ def test_text_without_topics_is_shared_out_by_its_words(local):
     groups = {row["group"] for rows in clients for row in rows if row["label"] == "normal"}
     assert groups <= {f"cluster {i}" for i in range(10)} and len(groups) > 3
     assert everything(settings) == clients
+
+
+RULES = {"role": "system", "content": "be kind"}
+
+
+def test_the_turns_before_a_question_are_asked_in_training_and_evaluation(local):
+    folder = machine.path(local.data.folder)
+    for name in ("one.json", "two.jsonl", "aligned.csv", "harmful.csv"):
+        rows = [
+            {"question": f"{name} {i}", "answer": f"answer {i}", "system": "be kind"}
+            for i in range(FILES[name])
+        ]
+        write(folder / name, rows)
+    assert all(row["before"] == [RULES] for rows in everything(local) for row in rows)
+    every = prompting.evaluation_prompts(local)
+    assert all(prompt["before"] == [RULES] for part in every.values() for prompt in part)
+    assert all(row["before"] == [RULES] for row in sources.of(local).openings())
