@@ -19,7 +19,8 @@ from fedlib.callbacks import BackdoorSignal, Callback, Detection, Record, Tuning
 from fedlib.defense import filters, posthoc
 from fedlib.federation import State
 from fedlib.lab import client_data, judging, keys, loaded, prompting, rounds, store
-from fedlib.models import adapter, generation, templates
+from fedlib.models import adapter, generation, loading, templates
+from fedlib.settings import machine
 from fedlib.settings.errors import DataError, SettingsError
 from fedlib.settings.groups import WRITTEN_FILES
 from fedlib.settings.schema import Settings
@@ -53,6 +54,18 @@ def make(settings: Settings, wait: bool = True) -> None:
         store.ensure(one, keys.run_folder(one), step, wait)
 
     store.ensure(settings, keys.evaluation_folder(settings), judging.evaluate, wait)
+
+
+def make_unless_busy(settings: Settings) -> bool:
+    """Make what is missing of a run in this worker process; False if another process is at it."""
+    try:
+        make(settings, wait=False)
+    except store.Busy:
+        return False
+    # the next run, or another notebook's, needs the memory
+    if machine.device(settings.model) == "cuda":
+        loading.release()
+    return True
 
 
 def make_robustness(settings: Settings, wait: bool = True) -> None:

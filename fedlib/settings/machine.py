@@ -36,18 +36,37 @@ def path(text: str) -> Path:
     return ROOT / Path(text).expanduser()
 
 
-@functools.cache
 def has_gpu() -> bool:
     """Whether the CUDA driver sees a device. Asked without torch; heeds CUDA_VISIBLE_DEVICES."""
+    return _count_gpus() > 0
+
+
+def gpus() -> list[str]:
+    """The CUDA devices of this process, each as CUDA_VISIBLE_DEVICES names it for a worker."""
+    return visible_devices(os.environ.get("CUDA_VISIBLE_DEVICES"), _count_gpus())
+
+
+def visible_devices(given: str | None, count: int) -> list[str]:
+    """The names of `count` devices that a process sees, given its CUDA_VISIBLE_DEVICES.
+
+    A name there is a number or an identifier; where nothing is given they are 0, 1, ..."""
+    if given is None:
+        return [str(i) for i in range(count)]
+    # the driver stops at the first name that it does not know
+    return [name.strip() for name in given.split(",")][:count]
+
+
+@functools.cache
+def _count_gpus() -> int:
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return False
+        return 0
     # The driver returns 0 where a call succeeds.
     if cuda.cuInit(0) != 0:
-        return False
+        return 0
     count = ctypes.c_int(0)
-    return cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    return count.value if cuda.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
 
 
 def device(model: groups.Model) -> str:
