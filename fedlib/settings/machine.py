@@ -1,13 +1,19 @@
 """What depends on the machine: where outputs go, what a written path means, the device."""
 
 import ctypes
+import errno
 import functools
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fedlib.settings import errors, groups
 
 ROOT = Path(__file__).resolve().parents[2]
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # what only writing can meet
+DENIED = {errno.EACCES, errno.EPERM}  # what reading can meet too
 
 
 def outputs() -> Path:
@@ -29,6 +35,33 @@ def made_folder(folder: Path) -> Path:
             f"outputs: {folder}: {problem}; FEDLIB_OUTPUTS names another folder for all outputs"
         )
     return folder
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Make one line, a SettingsError, of an error that says that place cannot be written to."""
+    try:
+        yield
+    except Exception as error:
+        problem = _unwritable(error)
+        if not problem:
+            raise
+        raise errors.SettingsError(
+            f"outputs: {place}: {problem}; what is finished is kept, and the same command goes on "
+            "once that is mended; FEDLIB_OUTPUTS names another folder for all outputs"
+        ) from None
+
+
+def _unwritable(error: Exception) -> str:
+    """Why a file of the outputs could not be written; "" where the error is about another thing."""
+    number = error.errno if isinstance(error, OSError) else None
+    # the libraries written in Rust have the number in their message only
+    in_text = re.search(r"\(os error (\d+)\)", str(error))
+    if in_text:
+        number = int(in_text[1])
+    named = str(getattr(error, "filename", None) or "")
+    denied = number in DENIED and named.startswith(str(outputs()))
+    return os.strerror(number) if number and (denied or number in NO_ROOM) else ""
 
 
 def path(text: str) -> Path:
