@@ -3,6 +3,7 @@
 from fedlib import sources
 from fedlib.attack import poison
 from fedlib.lab import keys, prompting
+from fedlib.models import checkpoints
 from fedlib.settings.errors import SettingsError
 from fedlib.settings.schema import Settings
 
@@ -10,6 +11,9 @@ from fedlib.settings.schema import Settings
 def check_run(settings: Settings) -> None:
     """Ask for everything that a run's rows and prompts are made of; SettingsError or DataError."""
     sources.of(settings).check()
+    checkpoints.check_causal(settings, "model.base")
+    if set(keys.written_kinds(settings)):
+        checkpoints.check_causal(settings, "data.generator")
     if settings.defense.level == "project":
         keys.alignment_file(settings)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlib.models import gguf_files, hub, templates
-from fedlib.settings import identity, machine
+from fedlib.settings import groups, identity, machine
 from fedlib.settings.errors import SettingsError, nearest
 from fedlib.settings.schema import Settings
 
@@ -23,6 +23,15 @@ ARCHITECTURES = {
     "ForCausalLM": "causal",
     "LMHeadModel": "causal",
 }
+# Models that read and do not write: their head is another.
+OTHER_HEADS = (
+    "ForMaskedLM",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMultipleChoice",
+    "ForPreTraining",
+)
 
 
 def wanted(settings: Settings, field: str) -> str:
@@ -133,6 +142,27 @@ def kind(settings: Settings, field: str) -> str:
         if names[0].endswith(ending):
             return found
     return names[0]
+
+
+def check_causal(settings: Settings, field: str) -> None:
+    """SettingsError unless what a field names is whole and a causal LM by its config.json.
+
+    field: model.base or data.generator; a name without a checkpoint of its own passes."""
+    name = wanted(settings, field)
+    if gguf_files.is_gguf(name) or added_to(name) or name in ("scratch", groups.WRITTEN_FILES):
+        return
+    place = folder(settings, field)
+    if place is not None and (place / "adapter_config.json").is_file():
+        raise SettingsError(
+            f"{field}: {place} holds an adapter, not a whole model: merge it first (a run's: fedlib "
+            "export RUN --to FOLDER --merged)"
+        )
+    found = (read_config(settings, field).get("architectures") or [""])[0]
+    if found.endswith(OTHER_HEADS):
+        raise SettingsError(
+            f"{field}: {place or name} is a {found}, not a causal LM: it has no head that writes, "
+            "and one would be made up at random"
+        )
 
 
 def judge_revision(settings: Settings, field: str) -> str | list:
