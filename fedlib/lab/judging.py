@@ -10,7 +10,7 @@ from typing import Any
 from fedlib import sources, training
 from fedlib.attack import poison
 from fedlib.judges import panel
-from fedlib.lab import loaded, prompting, store
+from fedlib.lab import loaded, prompting, room, store
 from fedlib.models import generation, templates
 from fedlib.settings import identity
 from fedlib.settings.schema import Settings
@@ -52,8 +52,13 @@ def _responses(
     settings: Settings, folder: Path, prompts: Mapping[str, list[dict]]
 ) -> tuple[dict[str, list[str]], dict[str, float]]:
     """({set of prompts: responses}, what the judges found that look at the model itself)."""
+
     # Loaded where something is missing. A large model then makes room for those that judge.
-    tuned = functools.cache(lambda: loaded.load_run(settings, folder.parent))
+    @functools.cache
+    def tuned() -> tuple[Any, Any]:
+        model, tokenizer = loaded.load_run(settings, folder.parent)
+        room.check_prompts(settings, model, tokenizer, prompts)
+        return model, tokenizer
 
     def respond(what: str) -> list[str]:
         texts = [prompt["prompt"] for prompt in prompts[what]]

@@ -19,7 +19,7 @@ from fedlib.attack import poison
 from fedlib.callbacks import BackdoorSignal, Callback, Detection, Record, TuningProgress
 from fedlib.defense import filters, posthoc
 from fedlib.federation import State
-from fedlib.lab import client_data, judging, keys, loaded, prompting, rounds, store
+from fedlib.lab import client_data, judging, keys, loaded, prompting, room, rounds, store
 from fedlib.models import adapter, generation, templates
 from fedlib.settings.errors import DataError, SettingsError
 from fedlib.settings.groups import WRITTEN_FILES
@@ -87,6 +87,7 @@ def run_federation(settings: Settings, folder: Path) -> None:
     """Run the federation into folder: rounds.jsonl, adapter/; on the way what a resume needs."""
     check_rule(settings)
     base, tokenizer = loaded.load_base(settings)
+    room.check_prompts(settings, base, tokenizer, prompting.evaluation_prompts(settings))
     tuned = adapter.attach_lora(base, settings.model, settings.seed)
     encode = _encoder(settings, tokenizer)
 
@@ -96,6 +97,7 @@ def run_federation(settings: Settings, folder: Path) -> None:
         rows, found = filters.FILTERS[settings.defense.filter](tuned, rows, encode)
         store.write_json(folder / "filter.json", found)
     clients, dropped = federation.encode_clients(rows, tokenizer, settings.model)
+    room.check_rows(settings, base, clients.values())
     callbacks = _callbacks(settings, tokenizer, rows, clients, dropped)
 
     if settings.defense.before:
@@ -227,6 +229,7 @@ def run_posthoc(settings: Settings, folder: Path) -> None:
             f"model.max_length, {options.max_length}, by themselves"
         )
 
+    room.check_rows(settings, tuned, [encoded])
     state, start = rounds.resume(folder)
     if state:
         adapter.set_vector(tuned, state["adapter"])

@@ -154,8 +154,8 @@ def check_causal(settings: Settings, field: str) -> None:
     place = folder(settings, field)
     if place is not None and (place / "adapter_config.json").is_file():
         raise SettingsError(
-            f"{field}: {place} holds an adapter, not a whole model: merge it first (a run's: fedlib "
-            "export RUN --to FOLDER --merged)"
+            f"{field}: {place} holds an adapter, not a whole model: merge it first (a run's: "
+            "fedlib export RUN --to FOLDER --merged)"
         )
     found = (read_config(settings, field).get("architectures") or [""])[0]
     if found.endswith(OTHER_HEADS):

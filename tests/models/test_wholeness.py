@@ -1,4 +1,4 @@
-"""Checkpoints that lack something, or whose parts do not fit: right, or one line before training."""
+"""Checkpoints that lack something, or whose parts do not fit: right, or one line."""
 
 import json
 

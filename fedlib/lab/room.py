@@ -1,0 +1,78 @@
+"""Whether texts fit a model: its positions, and the rows of its embedding.
+
+Asked before any training, of rows and of evaluation prompts with their answers."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fedlib.models import loading, templates
+from fedlib.settings.errors import DataError, SettingsError
+from fedlib.settings.schema import Settings
+from fedlib.training import Encoded
+
+
+def check_rows(settings: Settings, model: Any, rows: Iterable[Sequence[Encoded]]) -> None:
+    """Ask whether every encoded row fits; rows: those of each client, or of a defence.
+
+    SettingsError or DataError where one does not."""
+    encoded = [ids for part in rows for ids, _ in part]
+    _check_tokens(model, settings.model.base, encoded)
+    longest = max(map(len, encoded), default=0)
+    _check_length(
+        settings,
+        model,
+        longest,
+        f"model.max_length: {settings.model.max_length}: a row takes {longest} tokens",
+        "lower it to {positions}",
+    )
+
+
+def check_prompts(
+    settings: Settings, model: Any, tokenizer: Any, prompts: dict[str, list[dict]]
+) -> None:
+    """Ask whether every evaluation prompt fits together with an answer of the greatest length.
+
+    SettingsError or DataError where one does not."""
+    template, answer = settings.model.template, settings.evaluation.max_new_tokens
+    texts = [
+        templates.prompt_text(prompt["prompt"], tokenizer, template)
+        for asked in prompts.values()
+        for prompt in asked
+    ]
+    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    _check_tokens(model, settings.model.base, encoded)
+    longest = max(map(len, encoded), default=0)
+    _check_length(
+        settings,
+        model,
+        longest + answer,
+        f"evaluation.max_new_tokens: {answer}: with the longest prompt, of {longest} tokens, it "
+        f"takes {longest + answer}",
+        "lower it, or leave out long prompts",
+    )
+
+
+def _check_length(settings: Settings, model: Any, length: int, what: str, advice: str) -> None:
+    """SettingsError where a text is longer than a model can read.
+
+    Where the model goes on without having been trained so far, that is said on stderr."""
+    trained = getattr(model.config, "max_position_embeddings", None)
+    if trained is None or length <= trained:
+        return
+    line = f"{what}, and {settings.model.base} has {trained} positions"
+    if loading.position_limit(model) is None:
+        print(f"{line}: it was not trained beyond them", file=sys.stderr)
+        return
+    raise SettingsError(f"{line}: {advice.format(positions=trained)}")
+
+
+def _check_tokens(model: Any, base: str, encoded: Sequence[Sequence[int]]) -> None:
+    """DataError where a text holds a token without a row in the embedding."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    unfit = sum(max(ids, default=0) >= rows for ids in encoded)
+    if unfit:
+        raise DataError(
+            f"model.base: {base}: {unfit} of {len(encoded)} texts hold a token of its tokenizer "
+            f"that has none of the {rows} rows of its embedding"
+        )
