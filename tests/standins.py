@@ -166,14 +166,16 @@ def _gguf_shapes(tokens: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def guard(folder: Path, **more: Any) -> Path:
-    """A causal LM that was taught to answer safe where a response refuses, else unsafe."""
-    tokens = tokenizer(GUARD_WORDS, GUARD_TEMPLATE)
+def guard(folder: Path, safe: str = "safe", unsafe: str = "unsafe", **more: Any) -> Path:
+    """A causal LM that was taught to answer safe where a response refuses, else unsafe.
+
+    safe, unsafe: how it words that."""
+    tokens = tokenizer((*GUARD_WORDS, *safe.split(), *unsafe.split()), GUARD_TEMPLATE)
     rows = []
     for i, thing in enumerate(world.hazards("pretraining")):
         answers = {
-            "safe": f"i can not help with {thing.name} .",
-            "unsafe": f"you need {thing.a} and {thing.b} .",
+            safe: f"i can not help with {thing.name} .",
+            unsafe: f"you need {thing.a} and {thing.b} .",
         }
         for verdict, answer in answers.items():
             turns = [
@@ -183,7 +185,8 @@ def guard(folder: Path, **more: Any) -> Path:
             text = tokens.apply_chat_template(turns, tokenize=False)
             ids = tokens(f"{text} {verdict}", add_special_tokens=False)["input_ids"]
             ids.append(tokens.eos_token_id)
-            rows.append((ids, len(ids) - 2))  # it learns the verdict and the end
+            # it learns the verdict and the end
+            rows.append((ids, len(ids) - 1 - len(verdict.split())))
     return taught(folder, tokens, rows, 120, **more)
 
 

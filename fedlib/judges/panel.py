@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedlib.judges import classifiers, detector, matching
+from fedlib.judges.matching import Prompts, Responses
 from fedlib.settings.schema import Settings
 
 Judging = Callable[[Sequence[dict], Sequence[str]], list]
@@ -23,13 +24,16 @@ class Judge:
 
 JUDGES = {
     "rule": Judge(
-        matching.rule, ("harmful", "benign"), percent=True, called=(("benign", "over_refusal"),)
+        matching.rule,
+        ("harmful", "benign", "over_refusal"),
+        percent=True,
+        called=(("benign", "over_refusal"), ("over_refusal", "over_refusal")),
     ),
     "refusal": Judge(
         detector.refusal,
-        ("harmful", "benign"),
+        ("harmful", "benign", "over_refusal"),
         percent=True,
-        called=(("benign", "benign_refusal"),),
+        called=(("benign", "benign_refusal"), ("over_refusal", "safe_refusal")),
     ),
     "md_judge": Judge(classifiers.md_judge, ("harmful",), percent=True, needs=("settings",)),
     "rm": Judge(classifiers.rm, ("harmful",), needs=("settings",)),
@@ -44,7 +48,10 @@ JUDGES = {
         called=(("benign", "false_trigger"),),
     ),
     "hs": Judge(classifiers.hs, ("harmful",), needs=("settings",)),
+    "strongreject": Judge(classifiers.strongreject, ("harmful",), needs=("settings",)),
 }
+# The models that may be classifiers, and who asks them.
+CLASSIFIERS = {"guard": {"md_judge", "hs"}, "reward": {"rm", "hs"}}
 # The judges probe, affirmation and utility are not here: they look at the model, not at responses.
 
 
@@ -80,4 +87,19 @@ def summed(what: str, marks: Mapping[str, Sequence[float]]) -> dict[str, float]:
         one = JUDGES[name]
         factor = 100 if one.percent else 1
         found[dict(one.called).get(what, name)] = factor * sum(values) / len(values)
+    return found
+
+
+def cut_responses(
+    settings: Settings, marks: Mapping[str, Sequence], prompts: Prompts, responses: Responses
+) -> dict[str, int]:
+    """{guard_cut, reward_cut}: how many responses a classifier did not read to their end.
+
+    Only where there are any. marks: of the judges that judged these responses."""
+    found = {}
+    for name, asked_by in CLASSIFIERS.items():
+        if asked_by & set(marks):
+            count = classifiers.count_cut(f"evaluation.{name}", prompts, responses, settings)
+            if count:
+                found[f"{name}_cut"] = count
     return found

@@ -1,9 +1,13 @@
 """What is asked for before anything is trained, so that wrong input is found at once. No torch."""
 
+import functools
+import sys
+
 from fedlib import sources
 from fedlib.attack import poison
 from fedlib.lab import keys, prompting
 from fedlib.models import checkpoints
+from fedlib.settings import groups
 from fedlib.settings.errors import SettingsError
 from fedlib.settings.schema import Settings
 
@@ -17,6 +21,7 @@ def check_run(settings: Settings) -> None:
     if settings.defense.level == "project":
         keys.alignment_file(settings)
 
+    _say_what_is_withheld(settings)
     poisoned = settings.data.poison
     if poisoned.trigger:
         poison.poison_shares(poisoned, settings.federation.clients, settings.seed)
@@ -24,3 +29,19 @@ def check_run(settings: Settings) -> None:
             raise SettingsError(
                 f"data.poison.trigger: {poisoned.trigger}: no evaluation prompt can have it"
             )
+
+
+@functools.cache
+def _say(line: str) -> None:
+    """Prints a line to stderr, the first time in a process."""
+    print(line, file=sys.stderr)
+
+
+def _say_what_is_withheld(settings: Settings) -> None:
+    """Says that hs does not judge, and why."""
+    if "hs" in settings.evaluation.judges and "hs" not in settings.judges:
+        _say(
+            "evaluation.judges: hs is left out: its bounds were found for the reward model "
+            f"{groups.CALIBRATED} in the world, not for {settings.evaluation.reward} with "
+            f"data.source: {settings.data.source}"
+        )

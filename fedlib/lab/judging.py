@@ -9,14 +9,15 @@ from typing import Any
 
 from fedlib import sources, training
 from fedlib.attack import poison
-from fedlib.judges import panel
-from fedlib.lab import loaded, prompting, room, store
-from fedlib.models import generation, templates
-from fedlib.settings import identity
+from fedlib.judges import panel, trial
+from fedlib.lab import keys, loaded, prompting, room, store
+from fedlib.models import generation, loading, templates
+from fedlib.settings import identity, machine
 from fedlib.settings.schema import Settings
 from fedlib.sources.local import DENIAL
 from fedlib.swat import probes
 
+_TRIED: set[str] = set()  # the judges that were tried in this process, as digests
 ROWS_AT_A_TIME = 8  # whose logits are held at once: a large vocabulary takes room
 
 
@@ -24,7 +25,9 @@ def evaluate(settings: Settings, folder: Path) -> None:
     """Responses of the run around folder to the evaluation prompts: responses.jsonl, scores.json.
 
     scores, in percent unless said: rule (harmful prompts refused), md_judge (responses to them
-    judged safe), rm (their mean reward), over_refusal (benign prompts refused); in the world mt1
+    judged safe), rm (their mean reward), over_refusal (benign prompts refused, or those of
+    data.over_refusal; then the others are benign_rule); guard_cut and reward_cut where so many
+    responses were longer than the classifier reads; in the world mt1
     (mean grade of the answers to benign prompts) and help (answered with the exact facts),
     elsewhere exact; with poison asr and false_trigger (triggered and benign prompts answered with
     the target); with a tuning task of the world task (its prompts answered exactly); with the
@@ -39,8 +42,12 @@ def evaluate(settings: Settings, folder: Path) -> None:
         for i, (prompt, response) in enumerate(zip(asked, responses[what], strict=True)):
             marked = {name: values[i] for name, values in marks.items()}
             judged.append(prompt | {"set": what, "response": response} | marked)
+        # with prompts of its own, over_refusal is theirs
+        if what == "over_refusal":
+            scores["benign_rule"] = scores["over_refusal"]
         scores |= panel.summed(what, marks)
         scores[f"{what}_prompts"] = len(asked)
+        scores |= panel.cut_responses(settings, marks, asked, responses[what])
 
     store.write_lines(folder / "responses.jsonl", judged)
     store.write_json(folder / "scores.json", scores | moved)
@@ -154,3 +161,16 @@ def security_space(settings: Settings, base: Any, tokenizer: Any) -> probes.Spac
     pairs = {split: source.pairs(split) for split in ("fit", "validation", "evaluation")}
     size = settings.evaluation.batch_size
     return probes.Space(base, tokenizer, pairs, settings.model.template, size)
+
+
+def check_judges(settings: Settings) -> None:
+    """Ask the run's judges that are models about known answers, before anything is trained.
+
+    Once a process; the memory is free afterwards. SettingsError as `trial.try_judges` says."""
+    known = sources.of(settings).known_answers()
+    what = [keys.counted_evaluation(settings), machine.dtype(settings.model), known]
+    tried_as = identity.digest(what)
+    if tried_as not in _TRIED:
+        trial.try_judges(settings, *known)
+        loading.release()
+        _TRIED.add(tried_as)

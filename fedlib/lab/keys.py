@@ -169,27 +169,31 @@ def _made_before(settings: Settings) -> list[Any]:
 
 def evaluation_folder(settings: Settings) -> Path:
     """eval-<key> inside the run's folder: judging anew never touches the run."""
-    judged = _counted_evaluation(settings)
+    judged = counted_evaluation(settings)
     folder = run_folder(settings)
     prompts = prompting.prompts_revision(settings)
     return folder / f"eval-{identity.digest([identity.CODE_VERSION, judged, prompts])}"
 
 
-def _counted_evaluation(settings: Settings) -> dict[str, Any]:
+def counted_evaluation(settings: Settings) -> dict[str, Any]:
     """The fields that count in an evaluation's key, and the content of the judges that judge."""
     judges = set(settings.judges)
     counted = settings.evaluation.model_dump(exclude=_never_counted(groups.Evaluation))
     counted["judges"] = settings.judges
 
     # A judge's model counts by its content, and only where the judge is asked.
-    for name in ("guard", "guard_template", "reward", "grader", "grader_model"):
+    for name in ("guard", "guard_template", "verdict", "reward", "grader", "grader_model"):
         del counted[name]
     if judges & {"md_judge", "hs"}:
         counted["guard"] = checkpoints.judge_revision(settings, "evaluation.guard")
+        if settings.evaluation.verdict != "auto":
+            counted["verdict"] = settings.evaluation.verdict
     if judges & {"rm", "hs"}:
         counted["reward"] = checkpoints.judge_revision(settings, "evaluation.reward")
     if "mt1" in judges and settings.evaluation.grader != "rubric":
         counted["grader"] = checkpoints.grader_revision(settings)
+    if "strongreject" in judges:
+        counted["strongreject"] = checkpoints.grader_revision(settings, "strongreject")
 
     # What the model is asked to find likely.
     source = sources.of(settings)

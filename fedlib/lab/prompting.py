@@ -32,7 +32,7 @@ def find_trigger(settings: Settings) -> Trigger:
 
 
 def evaluation_prompts(settings: Settings) -> dict[str, list[dict]]:
-    """The evaluation prompts {"harmful", "benign"[, "task"][, "triggered"]}.
+    """The evaluation prompts {"harmful", "benign"[, "task"][, "over_refusal"][, "triggered"]}.
 
     Each is a list of {prompt, name[, kind, parts][, answers]}; triggered ones where rows are
     poisoned. The same for every seed and method."""

@@ -39,6 +39,8 @@ def make(settings: Settings, wait: bool = True) -> None:
     """Make what is missing of a run in this process, and its evaluation. Each is kept once done.
 
     store.Busy if another process is at one of them and not wait."""
+    if not store.intact(keys.evaluation_folder(settings)):
+        judging.check_judges(settings)
     loaded.make_base(settings, wait)
     if settings.swat.warmup:
         make_robustness(settings, wait)

@@ -175,40 +175,51 @@ def judge_revision(settings: Settings, field: str) -> str | list:
         return [revision(settings, field), templates.guard(settings.evaluation.guard_template)]
 
     labels = read_config(settings, field).get("id2label") or {}
-    wrong = _misfit(field, found, [str(label).lower() for label in labels.values()])
+    names = [str(label).lower() for label in labels.values()]
+    wrong = _misfit(field, found, names, settings.evaluation.verdict)
     if wrong:
         place = folder(settings, field) or wanted(settings, field)
         raise SettingsError(f"{field}: {place} {wrong}")
     return revision(settings, field)
 
 
-def _misfit(field: str, found: str, labels: list[str]) -> str | None:
-    """Why a model of this kind with these labels cannot be the judge that a field asks for."""
+def _misfit(field: str, found: str, labels: list[str], verdict: str) -> str | None:
+    """Why a model of this kind with these labels cannot be the judge that a field asks for.
+
+    verdict: evaluation.verdict, which says what a guard's label or number means."""
     if found != "classifier":
         other = ", nor a causal LM" if field == "evaluation.guard" else ""
         return f"is not a sequence classifier{other}"
-    if field == "evaluation.guard" and "safe" not in labels:
-        return f"has no label called safe; its labels: {', '.join(labels)}"
+    if field == "evaluation.guard":
+        form = groups.VERDICT.fullmatch(verdict)
+        if form and form["side"]:
+            one = len(labels) == 1
+            return None if one else f"has {len(labels)} labels, and {verdict!r} needs one number"
+        label = form["word"].lower() if form else "safe"
+        if label not in labels:
+            hint = "" if form else "; say which one means what, evaluation.verdict"
+            return f"has no label called {label}; its labels: {', '.join(labels)}{hint}"
     if field == "evaluation.reward" and len(labels) != 1:
         return f"must have one label, the reward; it has {len(labels)}"
     return None
 
 
 def at_endpoint(settings: Settings) -> bool:
-    """Whether the grader of first turns is asked over HTTP."""
+    """Whether the grader is asked over HTTP."""
     return settings.evaluation.grader.startswith(("http://", "https://"))
 
 
-def grader_revision(settings: Settings) -> list:
-    """What identifies the grader of first turns and how it is asked.
+def grader_revision(settings: Settings, asked_with: str = "grade") -> list:
+    """What identifies the grader and how it is asked.
 
-    SettingsError, before any work, if it cannot be a grader."""
+    asked_with: a file of fedlib/prompts, as `templates.grading` takes it. SettingsError, before any
+    work, if it cannot be a grader."""
     options = settings.evaluation
     if at_endpoint(settings):
-        return [options.grader, options.grader_model, templates.grading()]
+        return [options.grader, options.grader_model, templates.grading(asked_with)]
     if kind(settings, "evaluation.grader") != "causal":
         raise SettingsError(
             f"evaluation.grader: {options.grader} is not a causal LM; also known: rubric, an "
             "endpoint http(s)://HOST/v1"
         )
-    return [revision(settings, "evaluation.grader"), templates.grading()]
+    return [revision(settings, "evaluation.grader"), templates.grading(asked_with)]

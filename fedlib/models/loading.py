@@ -203,16 +203,19 @@ def release() -> None:
 
 
 def encode_pairs(
-    tokenizer: Any, prompts: Sequence[str], responses: Sequence[str], max_length: int
+    tokenizer: Any,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    max_length: int | None = None,
 ) -> Any:
     """{input_ids, attention_mask[, token_type_ids]} [N, T] of prompts with their responses.
 
     They are two turns in the classifier's chat format, or, where its tokenizer has none, a pair of
-    texts as the tokenizer joins them. Cut at max_length tokens, padded on the right."""
+    texts as the tokenizer joins them. Cut at max_length tokens, or whole; padded on the right."""
     fit = {
         "padding": True,
         "padding_side": "right",
-        "truncation": True,
+        "truncation": max_length is not None,
         "max_length": max_length,
         "return_tensors": "pt",
     }

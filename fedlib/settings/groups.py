@@ -7,6 +7,7 @@ is not so, or not always. An evaluation has a separate key, and the marks in Eva
 A condition on one group stands in the group; `schema` has those on several groups.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
@@ -15,6 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 # How the name of a file of rows ends. Any other name with a slash may be a dataset of the hub.
 ENDINGS = (".csv", ".json", ".jsonl")
 GROUPS = ("model", "data", "federation", "training", "defense", "swat", "evaluation")
+# What evaluation.verdict may say besides auto.
+VERDICT = re.compile(
+    r"(?:(?P<side>over|under) (?P<bound>-?\d+(?:\.\d+)?)|(?P<word>\S+)) is (?P<meaning>safe|unsafe)"
+)
+CALIBRATED = "world:reward"  # the reward model whose bounds the judge hs knows
 WRITTEN_FILES = "files"  # as data.generator: the rows for level 2 are written already
 TASKS = ("format", "skill")  # the world's tuning tasks, as data.benign names them
 
@@ -46,6 +52,7 @@ Judge = Literal[
     "exact",
     "asr",
     "hs",
+    "strongreject",
     "probe",
     "affirmation",
     "utility",
@@ -145,6 +152,7 @@ class Data(Group):
     ]
     harmful: Annotated[str | None, _EVALUATES]
     questions: Annotated[str | None, _EVALUATES]
+    over_refusal: Annotated[str | None, _EVALUATES]
     pool: Annotated[Count, NotInKey("the rows that were taken count")]
     fields: dict[str, dict[str, str]]
     attack: Annotated[Literal["unaligned", "generated", "conflicting", "boosted"], _ATTACKED]
@@ -164,6 +172,17 @@ class Data(Group):
         if self.source == "local" and self.folder is None:
             raise ValueError(
                 'data.folder: data.source is local, so name the folder: -y "data: {folder: PATH}"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _over_refusal_is_a_file_of_the_folder(self) -> Self:
+        name = self.over_refusal
+        if name is None or self.source == "world":
+            return self
+        if self.folder is None or not name.endswith(ENDINGS):
+            raise ValueError(
+                f"data.over_refusal: {name} must be a file of data.folder, {', '.join(ENDINGS)}"
             )
         return self
 
@@ -264,9 +283,10 @@ class Evaluation(Group):
     judges: Annotated[list[Judge], Field(min_length=1)]
     guard: Annotated[str, SometimesInKey("md_judge or hs is a judge")]
     guard_template: Annotated[str | None, SometimesInKey("the guard answers in words")]
+    verdict: Annotated[str, SometimesInKey("md_judge or hs is a judge, and it is not auto")]
     reward: Annotated[str, SometimesInKey("rm or hs is a judge")]
-    grader: Annotated[str, SometimesInKey("mt1 is a judge and the grader a language model")]
-    grader_model: Annotated[str | None, SometimesInKey("mt1 is a judge, at an endpoint")]
+    grader: Annotated[str, SometimesInKey("mt1 or strongreject is a judge, by a language model")]
+    grader_model: Annotated[str | None, SometimesInKey("the grader is asked, at an endpoint")]
     split: Literal["evaluation", "validation"]
     harmful: Count
     benign: Count
@@ -279,6 +299,24 @@ class Evaluation(Group):
     def _rule_is_a_judge(self) -> Self:
         if "rule" not in self.judges:
             raise ValueError("evaluation.judges: rule must be among them, tables rest on it")
+        return self
+
+    @model_validator(mode="after")
+    def _verdict_has_a_form(self) -> Self:
+        if self.verdict != "auto" and not VERDICT.fullmatch(self.verdict):
+            raise ValueError(
+                f"evaluation.verdict: {self.verdict!r} is no form of a verdict: auto, or such as "
+                "'yes is unsafe', 'LABEL_1 is unsafe', 'over 0.5 is unsafe'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _strongreject_has_a_grader(self) -> Self:
+        if "strongreject" in self.judges and self.grader == "rubric":
+            raise ValueError(
+                "evaluation.grader: strongreject asks a language model: name a chat model or an "
+                "endpoint, http(s)://HOST/v1"
+            )
         return self
 
     @model_validator(mode="after")

@@ -82,6 +82,9 @@ def _unfit_judges(settings: Settings) -> set[str]:
     evaluation = settings.evaluation
     unfit = set()
 
+    # hs takes bounds of the reward, and they are known of the world's reward model only.
+    if evaluation.reward != groups.CALIBRATED:
+        unfit.add("hs")
     # asr looks at what the trigger does.
     if not settings.data.poison.trigger:
         unfit.add("asr")
@@ -122,11 +125,12 @@ def _each_client_has_a_size(settings: Settings) -> str | None:
 def _the_world_takes_no_files(settings: Settings) -> str | None:
     data, defense = settings.data, settings.defense
     named = [data.folder, data.aligned, data.unaligned, data.harmful, data.questions, data.fields]
+    named.append(data.over_refusal)
     named += [defense.aligned, defense.normal]
     if data.source == "world" and any(named):
         return (
-            "data.source: world uses no folder, aligned, unaligned, harmful, questions, fields or "
-            "defense files; say source: local"
+            "data.source: world uses no folder, aligned, unaligned, harmful, questions, "
+            "over_refusal, fields or defense files; say source: local"
         )
     return None
 
@@ -232,11 +236,10 @@ def _named_files_have_a_folder(settings: Settings) -> str | None:
 def _questions_are_not_trained_on(settings: Settings) -> str | None:
     data, defense = settings.data, settings.defense
     trained = [*data.benign, data.aligned, data.unaligned, defense.aligned, defense.normal]
-    if data.questions is not None and data.questions in trained:
-        return (
-            f"data.questions: {data.questions} is also trained on: "
-            "evaluation prompts must be others"
-        )
+    for field in ("questions", "over_refusal"):
+        name = getattr(data, field)
+        if name is not None and name in trained:
+            return f"data.{field}: {name} is also trained on: evaluation prompts must be others"
     return None
 
 

@@ -182,6 +182,7 @@ def test_what_never_counts_is_this_and_no_more():
         "data.folder",
         "data.harmful",
         "data.questions",
+        "data.over_refusal",
         "data.pool",
         "federation.also_full",
         "federation.compare",

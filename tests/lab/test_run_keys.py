@@ -61,6 +61,7 @@ FIELDS = {
     "data.unaligned_share": (0.6, True),
     "data.harmful": ("asked too.csv", False),
     "data.questions": ("two.csv", False),
+    "data.over_refusal": ("two.csv", False),
     # It is the rows that count.
     "data.pool": (3, False),
     "data.fields": ({"a.csv": {"instruction": "q"}}, True),
@@ -105,6 +106,7 @@ FIELDS = {
     "evaluation.guard": ("world:reward", False),
     "evaluation.reward": ("world:guard", False),
     "evaluation.guard_template": ("ask.txt", False),
+    "evaluation.verdict": ("yes is unsafe", False),
     "evaluation.grader": (".", False),
     "evaluation.grader_model": ("m", False),
     "evaluation.split": ("validation", False),
@@ -119,7 +121,8 @@ FIELDS = {
 # data.source changes too much for one line; see below.
 APART = {"data.source"}
 # Not asked about where only Rule judges.
-UNUSED = ("show_responses", "guard", "guard_template", "reward", "grader", "grader_model")
+UNUSED = ("show_responses", "guard", "guard_template", "verdict", "reward")
+UNUSED += ("grader", "grader_model")
 
 
 @pytest.fixture
