@@ -246,17 +246,22 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def endpoint(
-    answer: Any = "a fair answer [[7]]", failures: Sequence[Any] = ()
+    answer: Any = "a fair answer [[7]]",
+    failures: Sequence[Any] = (),
+    bodies: Sequence[Any] = (),
 ) -> Iterator[tuple[str, list[dict]]]:
     """An endpoint on this machine: yields (address, requests).
 
     answer: a text, or f(request, how many came so far); where that gives None, the answer is a 400.
-    failures: the statuses of its first answers; "drop" closes the line, None is no failure."""
-    requests, waiting, lock = [], list(failures), threading.Lock()
+    failures: the statuses of its first answers; "drop" closes the line, None is no failure.
+    bodies: what its first replies hold instead of an answer."""
+    requests, waiting, odd, lock = [], list(failures), list(bodies), threading.Lock()
 
     def reply(asked: dict, seen: dict) -> tuple[int, dict] | None:
         with lock:
             requests.append(seen)
+            if odd:
+                return 200, odd.pop(0)
             failing = waiting.pop(0) if waiting else None
             count = len(requests)
         if failing == "drop":

@@ -174,13 +174,20 @@ def judge_revision(settings: Settings, field: str) -> str | list:
     if field == "evaluation.guard" and found == "causal":
         return [revision(settings, field), templates.guard(settings.evaluation.guard_template)]
 
-    labels = read_config(settings, field).get("id2label") or {}
-    names = [str(label).lower() for label in labels.values()]
-    wrong = _misfit(field, found, names, settings.evaluation.verdict)
+    wrong = _misfit(field, found, _labels(settings, field), settings.evaluation.verdict)
     if wrong:
         place = folder(settings, field) or wanted(settings, field)
         raise SettingsError(f"{field}: {place} {wrong}")
     return revision(settings, field)
+
+
+def _labels(settings: Settings, field: str) -> list[str]:
+    """The labels of a classifier, in lower case; transformers saves no names that it gave itself."""
+    config = read_config(settings, field)
+    named = config.get("id2label")
+    if not named:
+        named = {i: f"label_{i}" for i in range(config.get("num_labels", 2))}
+    return [str(label).lower() for label in named.values()]
 
 
 def _misfit(field: str, found: str, labels: list[str], verdict: str) -> str | None:
