@@ -19,11 +19,17 @@ LEVELS = {
 
 
 def model_card(
-    settings: Settings, folder: Path, base: str, commit: str | None, merged: bool
+    settings: Settings,
+    folder: Path,
+    base: str,
+    commit: str | None,
+    merged: bool,
+    difference: float | None = None,
 ) -> str:
     """The card of a run's folder as Markdown, with a warning where it was attacked; no response.
 
-    base, commit: what the model was tuned on; merged: whether the whole model lies beside it."""
+    base, commit: what the model was tuned on; merged: whether the whole model lies beside it;
+    difference: by how much its logits were off, once it was loaded anew."""
     card = rendering.render(
         "card.md.j2",
         name=folder.name,
@@ -32,6 +38,7 @@ def model_card(
         base_name=hub.parts(settings.model.base)[0],
         commit=commit,
         merged=merged,
+        difference=difference,
         attacks=attack_sentences(settings),
         defences=_defences(settings),
         evaluations=_evaluations(folder),

@@ -182,7 +182,9 @@ def judge_revision(settings: Settings, field: str) -> str | list:
 
 
 def _labels(settings: Settings, field: str) -> list[str]:
-    """The labels of a classifier, in lower case; transformers saves no names that it gave itself."""
+    """The labels of a classifier, in lower case.
+
+    transformers does not save the names that it gives by itself."""
     config = read_config(settings, field)
     named = config.get("id2label")
     if not named:
