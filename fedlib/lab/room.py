@@ -11,6 +11,9 @@ from fedlib.settings.errors import DataError, SettingsError
 from fedlib.settings.schema import Settings
 from fedlib.training import Encoded
 
+TOPIC = 8  # tokens that a topic may take in a prompt
+LEAST = 8  # tokens of a question, below which asking for one makes no sense
+
 
 def check_rows(settings: Settings, model: Any, rows: Iterable[Sequence[Encoded]]) -> None:
     """Ask whether every encoded row fits; rows: those of each client, or of a defence.
@@ -51,6 +54,35 @@ def check_prompts(
         f"takes {longest + answer}",
         "lower it, or leave out long prompts",
     )
+
+
+def tokens_to_write(
+    settings: Settings, model: Any, tokenizer: Any, pair: dict[str, str], template: str
+) -> int:
+    """How many tokens of a question, and of an answer to it, a model may write: max_length.
+
+    Fewer where its positions do not hold a prompt, the question and the answer, and stderr says so.
+    pair: the two prompts of a kind, as `templates.prompts_file` has them."""
+    wanted, limit = settings.model.max_length, loading.position_limit(model)
+    if limit is None:
+        return wanted
+    texts = [pair["instruction"].format(topic=""), pair["response"].format(instruction="")]
+    asked = [templates.prompt_text(text, tokenizer, template) for text in texts]
+    longest = max(map(len, tokenizer(asked, add_special_tokens=False)["input_ids"]))
+    # a few more for the topic
+    left = (limit - longest - TOPIC) // 2
+    if left < LEAST:
+        raise SettingsError(
+            f"data.prompts: {settings.data.prompts}: a prompt takes {longest} tokens, and the "
+            f"model that writes rows has {limit} positions: too few for a question and its answer"
+        )
+    if left < wanted:
+        print(
+            f"rows are written in {left} tokens a question and answer, not model.max_length, "
+            f"{wanted}: the model that writes them has {limit} positions",
+            file=sys.stderr,
+        )
+    return min(left, wanted)
 
 
 def _check_length(settings: Settings, model: Any, length: int, what: str, advice: str) -> None:

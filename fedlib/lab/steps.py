@@ -292,16 +292,17 @@ def have_rows_written(settings: Settings, folder: Path, kind: str) -> None:
 def _asked_to_write(
     settings: Settings, model: Any, tokenizer: Any, kind: str, template: str
 ) -> tuple[list[dict], dict]:
+    prompts = templates.prompts_file(settings.data.prompts)
     decoding = dataclasses.replace(
         generation.evaluation_decoding(settings),
         template=template,
-        max_new_tokens=settings.model.max_length,
+        max_new_tokens=room.tokens_to_write(settings, model, tokenizer, prompts[kind], template),
     )
     return synthesis.write_rows(
         model,
         tokenizer,
         kind,
-        templates.prompts_file(settings.data.prompts),
+        prompts,
         settings.data.generated,
         decoding,
         prompting.held_out(settings),

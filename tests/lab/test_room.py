@@ -5,7 +5,8 @@ import standins
 import transformers
 
 from fedlib import federation
-from fedlib.lab import keys, pretraining, runs
+from fedlib.lab import keys, pretraining, room, runs
+from fedlib.lab.loaded import load_base
 from fedlib.settings.errors import DataError, SettingsError
 from fedlib.sources import world
 
@@ -88,3 +89,28 @@ def test_a_text_with_a_token_beyond_the_embedding_is_one_line(tiny, trained):
     with pytest.raises(DataError, match="[0-9]+ of [0-9]+ texts hold a token") as error:
         runs.get(settings)
     assert "\n" not in str(error.value) and not trained
+
+
+PAIR = {"instruction": "a question about {topic}", "response": "{instruction}"}
+
+
+@pytest.mark.parametrize(
+    "shape, positions, tokens",
+    [
+        ("llama", 96, 96),  # rotary positions are no limit
+        ("gpt2", 400, 96),
+        ("gpt2", 96, 40),  # (96 - 8 of <bos> q : a question about a : - 8 of a topic) / 2
+        ("gpt2", 29, None),
+    ],
+)
+def test_written_rows_fit_the_model_that_writes_them(tiny, capsys, shape, positions, tokens):
+    more = {"n_positions": positions} if shape == "gpt2" else {}
+    settings = tiny(shape, **more)
+    base, tokenizer = load_base(settings)
+    given = (settings, base, tokenizer, PAIR, "plain")
+    if tokens is None:
+        with pytest.raises(SettingsError, match="has 29 positions: too few for a question"):
+            room.tokens_to_write(*given)
+        return
+    assert room.tokens_to_write(*given) == tokens
+    assert ("positions" in capsys.readouterr().err) == (tokens < 96)
