@@ -22,6 +22,8 @@ SCORES = [
     "over_refusal",
     "refusal",
     "benign_refusal",
+    "safe_refusal",
+    "strongreject",
     "affirmation",
     "utility",
 ]
@@ -30,6 +32,8 @@ PERCENT = {
     "rule",
     "refusal",
     "benign_refusal",
+    "safe_refusal",
+    "benign_rule",
     "md_judge",
     "help",
     "over_refusal",
