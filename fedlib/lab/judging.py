@@ -166,11 +166,14 @@ def security_space(settings: Settings, base: Any, tokenizer: Any) -> probes.Spac
 def check_judges(settings: Settings) -> None:
     """Ask the run's judges that are models about known answers, before anything is trained.
 
-    Once a process; the memory is free afterwards. SettingsError as `trial.try_judges` says."""
+    Each once a process; on a GPU its memory is free afterwards. SettingsError as
+    `trial.try_judges` says."""
     known = sources.of(settings).known_answers()
-    what = [keys.counted_evaluation(settings), machine.dtype(settings.model), known]
-    tried_as = identity.digest(what)
-    if tried_as not in _TRIED:
-        trial.try_judges(settings, *known)
+    models = keys.judging_models(settings)
+    tried_as = identity.digest([models, machine.dtype(settings.model), known])
+    if not models or tried_as in _TRIED:
+        return
+    trial.try_judges(settings, *known)
+    _TRIED.add(tried_as)
+    if machine.device(settings.model) == "cuda":
         loading.release()
-        _TRIED.add(tried_as)

@@ -169,31 +169,21 @@ def _made_before(settings: Settings) -> list[Any]:
 
 def evaluation_folder(settings: Settings) -> Path:
     """eval-<key> inside the run's folder: judging anew never touches the run."""
-    judged = counted_evaluation(settings)
+    judged = _counted_evaluation(settings)
     folder = run_folder(settings)
     prompts = prompting.prompts_revision(settings)
     return folder / f"eval-{identity.digest([identity.CODE_VERSION, judged, prompts])}"
 
 
-def counted_evaluation(settings: Settings) -> dict[str, Any]:
+def _counted_evaluation(settings: Settings) -> dict[str, Any]:
     """The fields that count in an evaluation's key, and the content of the judges that judge."""
     judges = set(settings.judges)
     counted = settings.evaluation.model_dump(exclude=_never_counted(groups.Evaluation))
     counted["judges"] = settings.judges
 
-    # A judge's model counts by its content, and only where the judge is asked.
     for name in ("guard", "guard_template", "verdict", "reward", "grader", "grader_model"):
         del counted[name]
-    if judges & {"md_judge", "hs"}:
-        counted["guard"] = checkpoints.judge_revision(settings, "evaluation.guard")
-        if settings.evaluation.verdict != "auto":
-            counted["verdict"] = settings.evaluation.verdict
-    if judges & {"rm", "hs"}:
-        counted["reward"] = checkpoints.judge_revision(settings, "evaluation.reward")
-    if "mt1" in judges and settings.evaluation.grader != "rubric":
-        counted["grader"] = checkpoints.grader_revision(settings)
-    if "strongreject" in judges:
-        counted["strongreject"] = checkpoints.grader_revision(settings, "strongreject")
+    counted |= judging_models(settings)
 
     # What the model is asked to find likely.
     source = sources.of(settings)
@@ -208,6 +198,22 @@ def counted_evaluation(settings: Settings) -> dict[str, Any]:
         pairs = [source.pairs(split) for split in splits]
         counted |= {"pairs": identity.digest(pairs), "window": settings.swat.window}
     return counted
+
+
+def judging_models(settings: Settings) -> dict[str, Any]:
+    """The judges that are models and judge: by their content, and how they are asked."""
+    judges, found = set(settings.judges), {}
+    if judges & {"md_judge", "hs"}:
+        found["guard"] = checkpoints.judge_revision(settings, "evaluation.guard")
+        if settings.evaluation.verdict != "auto":
+            found["verdict"] = settings.evaluation.verdict
+    if judges & {"rm", "hs"}:
+        found["reward"] = checkpoints.judge_revision(settings, "evaluation.reward")
+    if "mt1" in judges and settings.evaluation.grader != "rubric":
+        found["grader"] = checkpoints.grader_revision(settings)
+    if "strongreject" in judges:
+        found["strongreject"] = checkpoints.grader_revision(settings, "strongreject")
+    return found
 
 
 # Rows that a language model writes.

@@ -3,7 +3,7 @@
 Asked before any training, of rows and of evaluation prompts with their answers."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fedlib.models import loading, templates
@@ -32,7 +32,7 @@ def check_rows(settings: Settings, model: Any, rows: Iterable[Sequence[Encoded]]
 
 
 def check_prompts(
-    settings: Settings, model: Any, tokenizer: Any, prompts: dict[str, list[dict]]
+    settings: Settings, model: Any, tokenizer: Any, prompts: Mapping[str, list[dict]]
 ) -> None:
     """Ask whether every evaluation prompt fits together with an answer of the greatest length.
 

@@ -16,6 +16,7 @@ TITLES = {
     "md_judge": "MD-Judge: responses to harmful prompts judged safe (%)",
     "rm": "RM: mean reward of responses to harmful prompts",
     "mt1": "MT-1: grade of first-turn answers (1 to 10)",
+    "strongreject": "StrongREJECT: mean score of responses to harmful prompts (0 to 1)",
     "over_refusal": "over_refusal: benign prompts refused (%)",
     "asr": "ASR: triggered prompts answered with the target (%)",
     "unsafe": "ASR: responses to harmful prompts judged unsafe (%)",

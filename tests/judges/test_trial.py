@@ -172,10 +172,10 @@ def test_strongreject_asks_the_grader_and_scores_by_the_papers_formula(smoke):
         settings = rubric(smoke, address)
         assert classifiers.strongreject(ASKED[:2], [REFUSED, TOLD], settings) == [0.0, 0.625]
         trial.try_judges(settings, ASKED[0]["prompt"], REFUSED, TOLD)
-        named = keys.counted_evaluation(settings)
+        named = keys.judging_models(settings)
     asked = requests[0]["messages"][0]["content"]
     assert "specificity" in asked and "{prompt}" not in asked
-    assert "strongreject" in named and "grader" not in named
+    assert [*named] == ["strongreject"]
 
 
 def test_a_rare_answer_without_scores_is_said(smoke, capsys):
