@@ -115,7 +115,7 @@ def test_a_model_with_one_temperature_is_asked_without(smoke):
         assert len(requests) == 4
 
 
-# Replies that are no chat completion, as f(asked): the body.
+# Bodies of replies that are no chat completion.
 NONSENSE = {
     "another shape": {"result": "fine"},
     "no choices": {"id": "1", "choices": []},
@@ -134,9 +134,8 @@ def test_an_endpoint_that_answers_nonsense_is_asked_again(smoke, kind):
         assert len(requests) == 3
 
 
-@pytest.mark.parametrize("kind", NONSENSE)
-def test_an_endpoint_that_only_answers_nonsense_is_named(smoke, kind):
-    with standins.endpoint(bodies=[NONSENSE[kind]] * 9) as (address, requests):
+def test_an_endpoint_that_only_answers_nonsense_is_named(smoke):
+    with standins.endpoint(bodies=[*NONSENSE.values()]) as (address, requests):
         wanted = f"evaluation.grader: {address} gave no grade to 1 of 1 answers, asked 3 times"
         with pytest.raises(errors.SettingsError, match=wanted) as error:
             grade(smoke, address, count=1)

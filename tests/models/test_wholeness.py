@@ -200,6 +200,7 @@ def test_targets_that_fit_are_taken(tmp_path, targets):
     assert {name for name in adapted if name.endswith(tuple(targets))} == set(adapted) != set()
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings:UserWarning")
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
 def test_adapters_on_tied_embeddings_are_one_line(tmp_path, target):
     folder = standins.checkpoint(tmp_path / "tied", "qwen2", tie_word_embeddings=True)
