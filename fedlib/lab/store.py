@@ -39,7 +39,10 @@ class Run:
         return _json(self.folder / "filter.json")
 
     def rounds(self) -> list[dict]:
-        """A dict a round: sampled, losses, weights, norms, cosine, seconds, tokens."""
+        """A dict a round: sampled, losses, weights, norms, cosine, seconds, tokens.
+
+        Clients whose updates could not be used are not in sampled, but in left_out: {client:
+        why}. A round that used all updates has no left_out."""
         return read_lines(self.folder / "rounds.jsonl")
 
     def scores(self) -> dict[str, float]:

@@ -34,6 +34,7 @@ def backdoor_changes(settings: Settings) -> Changes:
         "federation": {
             "clients": clients,
             "sampled": clients,
+            "min_clients": federation.min_clients and min(federation.min_clients, clients),
             "rounds": max(1, round(0.6 * federation.rounds)),
             "malicious": 0,
             "expected": clients // 5,

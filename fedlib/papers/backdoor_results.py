@@ -46,6 +46,8 @@ def _scores(run: Run) -> dict[str, Any]:
     settings, poison = run.settings, run.settings.data.poison
     lines, scores = run.rounds(), run.scores()
     first, last = lines[0], lines[-1]
+    # who holds poison shows in a round that has every update
+    whole = next((line for line in lines if "left_out" not in line), first)
     row = {
         "seed": settings.seed,
         "trigger": poison.trigger,
@@ -53,8 +55,8 @@ def _scores(run: Run) -> dict[str, Any]:
         "share": poison.share,
         "spread": poison.spread,
         "kind": next((kind for kind, name in KINDS.items() if name == poison.trigger), ""),
-        "poisoned": 100 * np.average(first["poisoned"], weights=first["sizes"]),
-        "holders": sum(part > 0 for part in first["poisoned"]),
+        "poisoned": 100 * np.average(whole["poisoned"], weights=whole["sizes"]),
+        "holders": sum(part > 0 for part in whole["poisoned"]),
         "aggregator": LABEL[settings.federation.aggregator],
         "filter": settings.defense.filter,
         "asr": scores["asr"],

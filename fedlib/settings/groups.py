@@ -175,6 +175,9 @@ class Federation(Group):
     malicious: CountFromZero
     expected: CountFromZero | None
     sampled: Count
+    min_clients: Annotated[
+        Count | None, NotInKey("it says whether a round stops the run, not how a round comes out")
+    ]
     rounds: Count
     aggregator: Rule
     compare: Annotated[list[Rule], _REPEATS]
@@ -189,6 +192,11 @@ class Federation(Group):
                 raise ValueError(
                     f"federation.{name}: {count} is more than federation.clients, {self.clients}"
                 )
+        if self.min_clients is not None and self.min_clients > self.sampled:
+            raise ValueError(
+                f"federation.min_clients: {self.min_clients} is more than federation.sampled, "
+                f"{self.sampled}"
+            )
         return self
 
 
