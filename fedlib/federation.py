@@ -16,7 +16,7 @@ from fedlib import attack, training
 from fedlib.aggregation import aggregate, faults
 from fedlib.callbacks import Callback, Round
 from fedlib.models import adapter, templates
-from fedlib.settings import errors, identity
+from fedlib.settings import errors, identity, own_methods
 from fedlib.settings.errors import DataError, SettingsError
 from fedlib.settings.groups import Federation, Model, Training
 from fedlib.settings.schema import Settings
@@ -32,7 +32,7 @@ class State:
     """Where a federation stands after so many rounds.
 
     adapter: the global adapter [D]; history: each client's summed updates [K, D], kept only where
-    the rule looks at them (FoolsGold as its own paper has it)."""
+    the rule looks at them (FoolsGold as its own paper has it, or a rule of your own)."""
 
     rounds: int
     adapter: Tensor
@@ -88,10 +88,18 @@ def _reasons(left_out: Mapping[int, str]) -> str:
     return "; ".join([*named, f"and {more} more"] if more else named)
 
 
+def aggregation_rule(federation: Federation) -> Any:
+    """federation.aggregator for `aggregate`: the name of a rule, or a method of a person's own."""
+    return own_methods.method("federation.aggregator", federation.aggregator)
+
+
 def first_state(tuned: Any, federation: Federation) -> State:
     """The state before the first round: the adapter as it is."""
-    start = adapter.get_vector(tuned)
-    if (federation.aggregator, federation.variant) != ("foolsgold", "paper"):
+    start, rule = adapter.get_vector(tuned), aggregation_rule(federation)
+    keeps_history = (rule, federation.variant) == ("foolsgold", "paper")
+    if callable(rule):
+        keeps_history = "history" in rule.asks
+    if not keeps_history:
         return State(0, start)
     return State(0, start, torch.zeros(federation.clients, len(start), device=start.device))
 
@@ -123,14 +131,18 @@ def run_rounds(
     callbacks: Sequence[Callback],
     state: State | None = None,
     warmup: Collection[str] | None = None,
+    rule: Any = None,
 ) -> Iterator[tuple[dict, State]]:
     """Federated instruction tuning: yields (record of a round, state after it), round by round.
 
     clients: {client: encoded rows}; state: where to go on from; warmup: the modules that benign
     clients train in the first settings.swat.warmup rounds. Malicious clients always train all
-    modules. A lone client (a single tuner) warms up even if it is malicious."""
+    modules. A lone client (a single tuner) warms up even if it is malicious. rule: what
+    `aggregation_rule` gave, where the caller has asked already."""
     federation, seed = settings.federation, settings.seed
     state = state or first_state(tuned, federation)
+    # a rule of a person's own is read once: its file may be edited meanwhile
+    rule = rule or aggregation_rule(federation)
 
     for index in range(state.rounds, federation.rounds):
         began = time.perf_counter()
@@ -152,7 +164,7 @@ def run_rounds(
             history[present] += updates
         sizes = [len(clients[k]) for k in present]
         seen = None if history is None else history[present]
-        step, weights = _aggregated(settings, index, updates, sizes, seen, left_out)
+        step, weights = _aggregated(rule, settings, index, updates, sizes, seen, left_out)
 
         # look at the round, then go on from its adapter
         rate = round_learning_rate(settings, index)
@@ -168,6 +180,7 @@ def run_rounds(
 
 
 def _aggregated(
+    rule: Any,
     settings: Settings,
     round_: int,
     updates: Tensor,
@@ -178,9 +191,11 @@ def _aggregated(
     """(step [D], weights [K] or None) of a round; SettingsError where the rule cannot give them."""
     federation = settings.federation
     where = f"round {round_ + 1} of {federation.rounds}"
+    if left_out:
+        where += f" with the {len(updates)} clients left ({_reasons(left_out)})"
     try:
         step, weights = aggregate(
-            federation.aggregator,
+            rule.within(where) if callable(rule) else rule,
             updates,
             sizes=sizes,
             f=expected_malicious(federation, len(updates)),
@@ -190,9 +205,11 @@ def _aggregated(
             ),
             variant=federation.variant,
         )
+    except SettingsError:
+        raise  # an own rule's, which says all this itself
     except ValueError as error:
-        less = f" with the {len(updates)} clients left ({_reasons(left_out)})" if left_out else ""
-        raise SettingsError(f"federation.aggregator: {where}{less}: {error}") from None
+        name = f"{federation.aggregator}: " if callable(rule) else ""
+        raise SettingsError(f"federation.aggregator: {name}{where}: {error}") from None
     if not step.isfinite().all():
         raise SettingsError(
             f"federation.aggregator: {where}: the result of {federation.aggregator} holds NaN or "

@@ -21,6 +21,7 @@ from fedlib.defense import filters, posthoc
 from fedlib.federation import State
 from fedlib.lab import client_data, judging, keys, loaded, prompting, rounds, store
 from fedlib.models import adapter, generation, templates
+from fedlib.settings import own_methods
 from fedlib.settings.errors import DataError, SettingsError
 from fedlib.settings.groups import WRITTEN_FILES
 from fedlib.settings.schema import Settings
@@ -44,6 +45,7 @@ def make(settings: Settings, wait: bool = True) -> None:
         make_robustness(settings, wait)
 
     # a post-hoc defence starts from the same run without it
+    folder = keys.run_folder(settings)
     wanted = [settings]
     if settings.defense.level != 0:
         wanted = [keys.attacked(settings), settings]
@@ -53,6 +55,7 @@ def make(settings: Settings, wait: bool = True) -> None:
         step = run_posthoc if one.defense.level else run_federation
         store.ensure(one, keys.run_folder(one), step, wait)
 
+    store.check_unchanged(folder, keys.run_folder(settings))
     store.ensure(settings, keys.evaluation_folder(settings), judging.evaluate, wait)
 
 
@@ -85,7 +88,8 @@ def _encoder(settings: Settings, tokenizer: Any) -> Callable[[Sequence[dict]], l
 
 def run_federation(settings: Settings, folder: Path) -> None:
     """Run the federation into folder: rounds.jsonl, adapter/; on the way what a resume needs."""
-    check_rule(settings)
+    rule = federation.aggregation_rule(settings.federation)
+    check_rule(settings, rule)
     base, tokenizer = loaded.load_base(settings)
     tuned = adapter.attach_lora(base, settings.model, settings.seed)
     encode = _encoder(settings, tokenizer)
@@ -93,9 +97,12 @@ def run_federation(settings: Settings, folder: Path) -> None:
     # the rows of all clients that will ever be sampled
     rows = {client: client_data.client_rows(settings, client) for client in _sampled_ever(settings)}
     if settings.defense.filter != "none":
-        rows, found = filters.FILTERS[settings.defense.filter](tuned, rows, encode)
+        chosen = own_methods.method("defense.filter", settings.defense.filter)
+        rows, found = filters.filtered(chosen, tuned, rows, encode)
         store.write_json(folder / "filter.json", found)
     clients, dropped = federation.encode_clients(rows, tokenizer, settings.model)
+    # methods of a person's own are all read by now: the key must be that of what was read
+    store.check_unchanged(folder, keys.run_folder(settings))
     callbacks = _callbacks(settings, tokenizer, rows, clients, dropped)
 
     if settings.defense.before:
@@ -107,7 +114,9 @@ def run_federation(settings: Settings, folder: Path) -> None:
 
     start = state = _resumed(tuned, settings, folder)
     warmup = warmup_modules(tuned, settings) if settings.swat.warmup else None
-    for record, state in federation.run_rounds(tuned, clients, settings, callbacks, start, warmup):
+    for record, state in federation.run_rounds(
+        tuned, clients, settings, callbacks, start, warmup, rule
+    ):
         kept = {"global": state.adapter}
         if state.history is not None:
             kept["history"] = state.history
@@ -117,19 +126,28 @@ def run_federation(settings: Settings, folder: Path) -> None:
     loaded.save_adapter(tuned, settings, folder)
 
 
-def check_rule(settings: Settings) -> None:
-    """Ask the rule about so many updates before any client trains: krum, say, needs over three."""
+def check_rule(settings: Settings, rule: Any) -> None:
+    """Ask the rule about so many updates before any client trains: krum, say, needs over three.
+
+    rule: as `federation.aggregation_rule` gives it."""
     options = settings.federation
+    count = options.sampled
+    updates = torch.eye(count, count + 1)
     try:
         aggregate(
-            options.aggregator,
-            torch.eye(options.sampled),
+            rule,
+            updates,
             f=federation.expected_malicious(options),
+            history=updates if callable(rule) else None,
+            generator=torch.Generator().manual_seed(0),
             variant=options.variant,
         )
+    except SettingsError:
+        raise  # an own rule's, which names itself
     except ValueError as error:
+        name = f"{options.aggregator}: " if callable(rule) else ""
         raise SettingsError(
-            f"federation.aggregator: with federation.sampled: {options.sampled}: {error}"
+            f"federation.aggregator: {name}with federation.sampled: {options.sampled}: {error}"
         ) from None
 
 
@@ -201,10 +219,14 @@ def _tuning_progress(settings: Settings, tokenizer: Any) -> TuningProgress:
 def run_posthoc(settings: Settings, folder: Path) -> None:
     """Defend the run without this defence into folder: data.jsonl, rounds.jsonl, adapter/.
 
-    Where it is projected, there is only the adapter, and projected.json."""
+    Where it is projected, there is only the adapter, and projected.json; after a defence of a
+    person's own only the adapter."""
     attacked = keys.run_folder(keys.attacked(settings))
     tuned, tokenizer = loaded.load_run(settings, attacked, trainable=True)
 
+    if own_methods.is_own(settings.defense.level):
+        _run_own_defense(settings, folder, tuned, tokenizer)
+        return
     if settings.defense.level == "project":
         alignment = adapter.read_alignment(keys.alignment_file(settings))
         store.write_json(folder / "projected.json", posthoc.project(tuned, alignment))
@@ -235,6 +257,26 @@ def run_posthoc(settings: Settings, folder: Path) -> None:
     ):
         record["dropped"] = dropped
         rounds.keep_round(folder, record, {"adapter": adapter.get_vector(tuned)})
+    loaded.save_adapter(tuned, settings, folder)
+
+
+def _run_own_defense(settings: Settings, folder: Path, tuned: Any, tokenizer: Any) -> None:
+    """Put what a person's own defence makes of the attacked adapter in its place."""
+    method = own_methods.method("defense.level", settings.defense.level)
+    store.check_unchanged(folder, keys.run_folder(settings))
+    offered = {
+        "model": tuned,
+        "tokenizer": tokenizer,
+        "encode": _encoder(settings, tokenizer),
+        "training": settings.training,
+        "rounds": settings.defense.rounds,
+        "seed": settings.seed,
+    }
+    if "rows" in method.asks:
+        offered["rows"] = sources.of(settings).defense_rows(settings.defense.rows // 2)
+    found = posthoc.repaired(method, adapter.get_vector(tuned), **offered)
+    adapter.set_vector(tuned, found)
+    (folder / "rounds.jsonl").touch()
     loaded.save_adapter(tuned, settings, folder)
 
 

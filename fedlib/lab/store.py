@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from fedlib.lab import keys
 from fedlib.settings import identity, machine
-from fedlib.settings.errors import DataError
+from fedlib.settings.errors import DataError, SettingsError
 from fedlib.settings.schema import Settings
 
 
@@ -74,6 +74,15 @@ def intact(folder: Path) -> bool:
         return all(identity.file_digest(folder / n) == wanted for n, wanted in names.items())
     except (OSError, ValueError):
         return False
+
+
+def check_unchanged(folder: Path, now: Path) -> None:
+    """SettingsError where a thing's folder has another name now: what it is made of has changed."""
+    if folder != now:
+        raise SettingsError(
+            f"{folder.name}: a file that the settings name changed while this was being made: ask "
+            "for it again"
+        )
 
 
 def is_there(settings: Settings) -> bool:

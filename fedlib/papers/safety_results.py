@@ -9,7 +9,8 @@ from fedlib import attack
 from fedlib.lab import keys, store
 from fedlib.lab.store import Run
 from fedlib.papers import claims, estimates, tables
-from fedlib.papers.methods import LABEL
+from fedlib.papers.methods import LABEL, level_label
+from fedlib.settings import own_methods
 from fedlib.settings.schema import Settings
 
 # What the server could look at to find malicious clients.
@@ -30,6 +31,8 @@ def safest_rule(done: Sequence[Run]) -> str:
         return tables.score_matrix(runs, score, "harmful").mean()
 
     rules = [run.settings.federation.aggregator for run in done]
+    # a rule of a person's own is no existing defence
+    rules = [rule for rule in rules if not own_methods.is_own(rule)] or rules
     return max(dict.fromkeys(rules), key=mean_safety)
 
 
@@ -73,12 +76,13 @@ def _effects(settings: Settings, runs: dict[str, list[Run]]) -> dict[str, Any]:
         found["control"] = safety[clean] - safety[LABEL["no hazards"]]
 
     # what the best existing defence and each level win back
-    existing = [LABEL[rule] for rule in settings.federation.compare]
+    compare = settings.federation.compare
+    existing = [LABEL[rule] for rule in compare if not own_methods.is_own(rule)]
     if existing:
         best = max(existing, key=lambda name: safety[name].mean())
         found |= {"best": best, "best regains": safety[best] - safety[attacked]}
     for level in settings.defense.compare:
-        found[f"level {level} regains"] = safety[LABEL[f"level{level}"]] - safety[attacked]
+        found[f"level {level} regains"] = safety[level_label(level)] - safety[attacked]
 
     # what both cost in helpfulness
     if "mt1" in settings.judges:
@@ -247,4 +251,4 @@ def share_label(settings: Settings) -> str:
 
     Without malicious clients it stays the row of the rule or the defence."""
     level = settings.defense.level
-    return LABEL[f"level{level}"] if level else LABEL[settings.federation.aggregator]
+    return level_label(level) if level else LABEL[settings.federation.aggregator]

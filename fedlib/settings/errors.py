@@ -28,12 +28,15 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"{suggestion} (known: {', '.join(known)})"
 
 
-def one_line(error: BaseException) -> str:
-    """An exception of any kind in one line: its type, what it says, and the file and line."""
+def one_line(error: BaseException, file: str | None = None) -> str:
+    """An exception of any kind in one line: its type, what it says, the file and line.
+
+    file: the one whose line counts, where the error came through it; else where it was raised."""
     said = " ".join(str(error).split())
     text = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    # a syntax error names its line itself
     frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in frames if frame.filename == file] or frames
+    # a syntax error names its line itself
     if not frames or isinstance(error, SyntaxError):
         return text
     name = frames[-1].filename.replace("\\", "/").rpartition("/")[2]
