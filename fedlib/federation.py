@@ -97,7 +97,7 @@ def first_state(tuned: Any, federation: Federation) -> State:
     """The state before the first round: the adapter as it is."""
     start, rule = adapter.get_vector(tuned), aggregation_rule(federation)
     keeps_history = (rule, federation.variant) == ("foolsgold", "paper")
-    if callable(rule):
+    if isinstance(rule, own_methods.Own):
         keeps_history = "history" in rule.asks
     if not keeps_history:
         return State(0, start)
@@ -195,7 +195,7 @@ def _aggregated(
         where += f" with the {len(updates)} clients left ({_reasons(left_out)})"
     try:
         step, weights = aggregate(
-            rule.within(where) if callable(rule) else rule,
+            rule.within(where) if isinstance(rule, own_methods.Own) else rule,
             updates,
             sizes=sizes,
             f=expected_malicious(federation, len(updates)),

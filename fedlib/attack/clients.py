@@ -27,7 +27,7 @@ def attacked_rows(source: Any, client: int, written: Sequence[Row] | None = None
     if client not in malicious_clients(federation.clients, federation.malicious):
         return source.client_rows(client)
     attack = own_methods.method("data.attack", settings.data.attack)
-    if callable(attack):
+    if isinstance(attack, own_methods.Own):
         return _own_rows(attack.within(f"client {client}"), source, client)
     return ATTACKS[attack](source, client, written)
 

@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from fedlib import training
+from fedlib.settings.own_methods import Own
 from fedlib.training import Encoded
 
 COMPONENTS = 20  # of a client's PCA
@@ -181,7 +182,7 @@ def filtered(
     """({client: its rows that are left}, record) by a filter of FILTERS, or by a person's own.
 
     method: a name, or an own method: it is handed {client: rows} and returns what is left of it."""
-    if not callable(method):
+    if not isinstance(method, Own):
         return FILTERS[method](tuned, rows, encode)
     copies = {client: [dict(row) for row in own] for client, own in rows.items()}
     found = method(copies, model=tuned, encode=encode)

@@ -36,7 +36,7 @@ def _check_own_methods(settings: Settings) -> None:
 
     defense = settings.defense
     named = settings.data.source == "world" or (defense.aligned and defense.normal)
-    if callable(level) and "rows" in level.asks and not named:
+    if isinstance(level, own_methods.Own) and "rows" in level.asks and not named:
         raise SettingsError(
             f"defense.level: {defense.level}: it asks for rows: name defense.aligned and "
             "defense.normal, files of data.folder"

@@ -45,6 +45,14 @@ class Run:
         why}. A round that used all updates has no left_out."""
         return read_lines(self.folder / "rounds.jsonl")
 
+    def left_out(self) -> dict[int, list[str]]:
+        """{client: why, once for each round that could not use its update}."""
+        found: dict[int, list[str]] = {}
+        for line in self.rounds():
+            for client, why in line.get("left_out", {}).items():
+                found.setdefault(int(client), []).append(why)
+        return dict(sorted(found.items()))
+
     def scores(self) -> dict[str, float]:
         """{rule, over_refusal, help, ...} in percent, and the numbers of prompts."""
         return _json(self.evaluation / "scores.json")

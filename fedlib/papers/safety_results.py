@@ -82,7 +82,8 @@ def _effects(settings: Settings, runs: dict[str, list[Run]]) -> dict[str, Any]:
         best = max(existing, key=lambda name: safety[name].mean())
         found |= {"best": best, "best regains": safety[best] - safety[attacked]}
     for level in settings.defense.compare:
-        found[f"level {level} regains"] = safety[level_label(level)] - safety[attacked]
+        name = level_label(level) if own_methods.is_own(level) else f"level {level}"
+        found[f"{name} regains"] = safety[level_label(level)] - safety[attacked]
 
     # what both cost in helpfulness
     if "mt1" in settings.judges:

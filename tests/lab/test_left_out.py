@@ -35,7 +35,7 @@ def tiny(smoke):
     return tiny_settings(smoke, evaluation={"judges": ["rule"]})
 
 
-def test_the_record_names_the_client_and_the_run_is_finished(tiny, monkeypatch):
+def test_the_record_names_the_client_and_the_run_is_finished(tiny, monkeypatch, capsys):
     spoil(monkeypatch, {2: float("nan"), 5: OSError("disk full")})
     run = runs.get(tiny)
     lines = (run.folder / "rounds.jsonl").read_text()
@@ -53,6 +53,23 @@ def test_the_record_names_the_client_and_the_run_is_finished(tiny, monkeypatch):
     good, bad = sampled[2]
     assert third["sampled"] == [good]
     assert "training failed: OSError: disk full (test_left_out.py" in third["left_out"][str(bad)]
+
+    # a line says so, once
+    [told] = capsys.readouterr().err.splitlines()
+    first, second = sorted([sampled[1][0], bad])
+    assert told.startswith(f"{run.folder.name}: left out: client {first} in 1 of 3 rounds (its ")
+    assert f"; client {second} in 1 of 3 rounds (its " in told
+    assert set(runs.get(tiny).left_out()) == {first, second}
+    assert capsys.readouterr().err == ""
+
+
+def test_a_defended_run_says_it_of_the_run_that_it_starts_from(tiny, monkeypatch, capsys):
+    spoil(monkeypatch, {2: float("nan")})
+    level1 = {"level": 1, "rows": 4, "rounds": 1}
+    run = runs.get(tiny.replace(defense=level1))
+    assert run.left_out() == {}
+    [told] = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"{keys.run_folder(tiny).name}: left out: client ")
 
 
 def test_a_run_that_stopped_goes_on_with_fewer_clients(tiny, monkeypatch):
