@@ -7,7 +7,8 @@ are for reporting and sum to 1; a rule that works coordinate by coordinate has n
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -235,18 +236,21 @@ def _largest_cluster(gram: Tensor, norms: Tensor) -> Tensor:
     return torch.from_numpy(np.flatnonzero(labels == np.bincount(inside).argmax()))
 
 
-RULES: dict[str, Callable[..., tuple[Tensor, Tensor | None]]] = {
-    "fedavg": fedavg,
-    "median": median,
-    "trimmed_mean": trimmed_mean,
-    "krum": krum,
-    "multi_krum": multi_krum,
-    "dnc": dnc,
-    "foolsgold": foolsgold,
-    "residual": residual,
-    "clipping": clipping,
-    "flame": flame,
-}
+# Read-only: what a script put in here would be kept under another method's key.
+RULES: Mapping[str, Callable[..., tuple[Tensor, Tensor | None]]] = MappingProxyType(
+    {
+        "fedavg": fedavg,
+        "median": median,
+        "trimmed_mean": trimmed_mean,
+        "krum": krum,
+        "multi_krum": multi_krum,
+        "dnc": dnc,
+        "foolsgold": foolsgold,
+        "residual": residual,
+        "clipping": clipping,
+        "flame": flame,
+    }
+)
 OPTIONS: dict[str, set[str]] = {
     "dnc": {"niters", "c", "b"},
     "residual": {"threshold", "strength"},

@@ -3,7 +3,8 @@
 Malicious clients differ from benign ones in their data only, except under `boosted`."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from fedlib.settings import identity, own_methods
@@ -92,9 +93,12 @@ def _boosted(source: Any, client: int, written: Sequence[Row] | None) -> list[Ro
     return source.client_rows(client)
 
 
-ATTACKS: dict[str, Callable[..., list[Row]]] = {
-    "unaligned": _unaligned,
-    "generated": _generated,
-    "conflicting": _conflicting,
-    "boosted": _boosted,
-}
+# Read-only: what a script put in here would be kept under another method's key.
+ATTACKS: Mapping[str, Callable[..., list[Row]]] = MappingProxyType(
+    {
+        "unaligned": _unaligned,
+        "generated": _generated,
+        "conflicting": _conflicting,
+        "boosted": _boosted,
+    }
+)

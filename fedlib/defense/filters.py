@@ -6,6 +6,7 @@ lie, those of clean rows are not. What its paper leaves open, and what counts as
 import collections
 import json
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -173,7 +174,8 @@ def _record(rows: Mapping[int, Sequence[dict]], out: Mapping[int, set[int]]) -> 
     }
 
 
-FILTERS = {"gradient": gradient_filter}
+# Read-only: what a script put in here would be kept under another method's key.
+FILTERS = MappingProxyType({"gradient": gradient_filter})
 
 
 def filtered(

@@ -10,6 +10,8 @@ import yaml
 from safetensors.torch import load_file
 from tiny_runs import start_process, tiny_settings
 
+from fedlib import aggregation, attack
+from fedlib.defense import filters
 from fedlib.lab import checks, keys, runs, steps
 from fedlib.lab.client_data import client_rows
 from fedlib.settings.errors import SettingsError
@@ -254,3 +256,12 @@ def test_workers_load_own_methods_from_another_folder(mine, tmp_path):
     assert process.returncode == 0, said
     scores = json.loads(said.splitlines()[-1])
     assert scores["judge"] == scores["benign_judge"] == scores["triggered_judge"] == 50
+
+
+@pytest.mark.parametrize(
+    "table", [aggregation.RULES, attack.ATTACKS, attack.TRIGGERS, filters.FILTERS]
+)
+def test_a_method_cannot_be_put_in_the_place_of_another(table):
+    """Workers would not see it, and what it made would be kept under the other one's key."""
+    with pytest.raises(TypeError):
+        table[next(iter(table))] = None
