@@ -10,10 +10,11 @@ import yaml
 from safetensors.torch import load_file
 from tiny_runs import start_process, tiny_settings
 
-from fedlib import aggregation, attack
-from fedlib.defense import filters
+from fedlib import aggregation, attack, federation
+from fedlib.defense import filters, posthoc
 from fedlib.lab import checks, keys, runs, steps
 from fedlib.lab.client_data import client_rows
+from fedlib.settings import own_methods
 from fedlib.settings.errors import SettingsError
 
 FIELDS = {
@@ -136,13 +137,13 @@ RESULTS = [
     ("attack", "rows", "rows[:2] + [{}]", "client 7: row 2: its instruction is None, not a text"),
     ("attack", "rows", "[r | {'response': 5} for r in rows]", "row 0: its response is 5, not a"),
     ("attack", "rows, client", "rows if client < 8 else rows[99]", "client 8: IndexError: list"),
-    ("keep", "rows", "[]", "returned list, not the rows of the clients"),
-    ("keep", "rows", "{0: []}", "returned clients [0], not the rows of the clients [1, "),
+    ("keep", "rows", "[]", "returned list, not the rows of the clients [1, 4]"),
+    ("keep", "rows", "{0: []}", "returned clients [0], not the rows of the clients [1, 4]"),
     ("keep", "rows", "{k: [] for k in rows}", "client 1: returned no row, not a list of the rows"),
     ("keep", "rows", "{k: r + r[:2] for k, r in rows.items()}", "client 1: returned 2 rows that"),
     ("keep", "rows", "{k: r[99] for k, r in rows.items()}", "IndexError: list index out of range"),
     ("repair", "update", "None", "returned NoneType, not a floating-point tensor"),
-    ("repair", "update", "update[:2]", "returned a tensor of shape (2,), not ("),
+    ("repair", "update", "update[:2]", "returned a tensor of shape (2,), not (3,)"),
     ("repair", "update", f"update * {NAN}", "returned a tensor that holds NaN or Inf"),
     ("judge", "prompts, responses", "1", "a trial on two answers: returned int, not a list of sc"),
     ("judge", "prompts, responses", "'ab'", "returned str, not a list of scores"),
@@ -158,13 +159,37 @@ RESULTS = [
 ]
 
 
+def filtered(settings):
+    chosen = own_methods.method("defense.filter", settings.defense.filter)
+    rows = {
+        client: [{"instruction": f"what {i} ?", "label": "normal"} for i in range(4)]
+        for client in (1, 4)
+    }
+    filters.filtered(chosen, None, rows, list)
+
+
+def repaired(settings):
+    posthoc.repaired(own_methods.method("defense.level", settings.defense.level), torch.zeros(3))
+
+
+def tried(settings):
+    steps.check_rule(settings, federation.aggregation_rule(settings.federation))
+
+
+# What a run does with each, without its training.
+CALLS = {
+    "rule": tried,
+    "attack": checks.check_run,
+    "keep": filtered,
+    "repair": repaired,
+    "judge": checks.check_run,
+}
+
+
 @pytest.mark.parametrize("name, takes, result, problem", RESULTS)
 def test_a_result_that_does_not_fit_is_one_line(tiny, mine, name, takes, result, problem):
     mine.write_text(f"def {name}({takes}):\n    return {result}\n")
-    settings = own(tiny, mine, name)
-    before_training = {"attack", "judge"}
-    call = checks.check_run if name in before_training else runs.get
-    said = line(call, settings)
+    said = line(CALLS[name], own(tiny, mine, name))
     assert said.startswith(f"{'.'.join(FIELDS[name])}: {mine}:{name}: ") and problem in said
     if "Error" in problem:
         assert said.endswith("(mine.py, line 2)")
