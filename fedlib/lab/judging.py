@@ -12,7 +12,7 @@ from fedlib.attack import poison
 from fedlib.judges import panel, trial
 from fedlib.lab import keys, loaded, prompting, room, store
 from fedlib.models import generation, loading, templates
-from fedlib.settings import identity, machine
+from fedlib.settings import identity, machine, own_methods
 from fedlib.settings.schema import Settings
 from fedlib.sources.local import DENIAL
 from fedlib.swat import probes
@@ -34,11 +34,14 @@ def evaluate(settings: Settings, folder: Path) -> None:
     judge probe what `probes.drift` gives; with affirmation and utility what `_likelihoods` gives.
     What was finished of an interrupted evaluation is not made again."""
     prompts = prompting.evaluation_prompts(settings)
+    own = panel.own_judges(settings)
+    # judges of a person's own are read by now: the key must be that of what was read
+    store.check_unchanged(folder, keys.evaluation_folder(settings))
     responses, moved = _responses(settings, folder, prompts)
 
     judged, scores = [], {}
     for what, asked in prompts.items():
-        marks = _marks(settings, folder, what, asked, responses[what])
+        marks = _marks(settings, folder, what, asked, responses[what], own)
         for i, (prompt, response) in enumerate(zip(asked, responses[what], strict=True)):
             marked = {name: values[i] for name, values in marks.items()}
             judged.append(prompt | {"set": what, "response": response} | marked)
@@ -120,11 +123,16 @@ def _likelihoods(settings: Settings, tuned: Any, tokenizer: Any) -> dict[str, fl
 
 
 def _marks(
-    settings: Settings, folder: Path, what: str, asked: list[dict], responses: list[str]
+    settings: Settings,
+    folder: Path,
+    what: str,
+    asked: list[dict],
+    responses: list[str],
+    own: list[own_methods.Own],
 ) -> dict[str, list]:
     """{score: a mark for each response}, by the judges of a set of prompts."""
     fluent = sources.of(settings).is_fluent
-    judges = panel.judges(settings, what, asked, poison.holds_target, fluent)
+    judges = panel.judges(settings, what, asked, poison.holds_target, fluent, own)
     marks = {}
     for name, judge in judges.items():
         file = folder / f"{what}-{name}.partial"

@@ -15,6 +15,8 @@ from fedlib.models import checkpoints, gguf_files, templates
 from fedlib.settings import errors, groups, identity, machine, own_methods
 from fedlib.settings.schema import Settings
 
+JUDGES = "evaluation.judges"
+
 
 def _runs() -> Path:
     return machine.outputs() / "runs"
@@ -37,17 +39,24 @@ def _run_name(settings: Settings) -> str:
     """A run in a few words: datasets, rule, attack, poison, participation, defence, seed."""
     data, federation, defense = settings.data, settings.federation, settings.defense
     parts = [Path(benign).stem for benign in data.benign]
-    parts += [federation.aggregator, _attack_name(settings)]
+    parts += [own_methods.called(federation.aggregator), _attack_name(settings)]
     if data.poison.trigger:
         trigger = data.poison.trigger.rpartition(":")[2]
         parts.append(f"{trigger}{data.poison.share:g}")
 
     parts.append(f"sampled{federation.sampled}")
     if defense.level:
-        parts.append("projected" if defense.level == "project" else f"level{defense.level}")
+        parts.append(_level_name(defense.level))
     if settings.swat.warmup:
         parts.append(f"{settings.swat.modules}{settings.swat.warmup}")
     return "-".join([*parts, f"seed{settings.seed}"])
+
+
+def _level_name(level: int | str) -> str:
+    """Such as level2, projected, or the name of a person's own defence."""
+    if isinstance(level, int):
+        return f"level{level}"
+    return "projected" if level == "project" else own_methods.called(level)
 
 
 def _attack_name(settings: Settings) -> str:
@@ -58,6 +67,8 @@ def _attack_name(settings: Settings) -> str:
         return name
     if data.attack in ("conflicting", "boosted"):
         return f"{name}-{data.attack}"
+    if own_methods.is_own(data.attack):
+        return f"{name}-{own_methods.called(data.attack)}"
     generated = "-generated" if data.attack == "generated" else ""
     return f"{name}x{data.unaligned_share:g}{generated}"
 
@@ -78,11 +89,17 @@ def counted_fields(settings: Settings) -> dict[str, Any]:
     return {
         "model": _counted_model(settings, counted["model"]),
         "data": _counted_data(settings, counted["data"]),
-        "federation": counted["federation"],
+        "federation": _counted_own(counted["federation"], "federation", "aggregator"),
         "training": counted["training"],
         "defense": _counted_defense(settings, counted["defense"]),
         "swat": _counted_swat(settings),
     }
+
+
+def _counted_own(fields: dict[str, Any], group: str, *names: str) -> dict[str, Any]:
+    """The fields, with the content of methods of a person's own in the place of their paths."""
+    own = {name: own_methods.counted(f"{group}.{name}", fields[name]) for name in names}
+    return fields | own
 
 
 @functools.cache
@@ -116,7 +133,7 @@ def _counted_data(settings: Settings, data: dict[str, Any]) -> dict[str, Any]:
 
     counted = {name: value for name, value in data.items() if name not in uncounted}
     counted["poison"] = _counted_poison(settings, data["poison"])
-    return counted
+    return _counted_own(counted, "data", "attack") if "attack" in counted else counted
 
 
 def _counted_poison(settings: Settings, poison: dict[str, Any]) -> dict[str, Any] | None:
@@ -129,15 +146,16 @@ def _counted_poison(settings: Settings, poison: dict[str, Any]) -> dict[str, Any
 
 def _counted_defense(settings: Settings, defense: dict[str, Any]) -> Any:
     level = settings.defense.level
-    # Only the levels 1 to 3 tune on rows: the other two need no more than this.
+    # Without rows to tune on no more than this is needed.
     if level == "project":
         return level
     if level == 0:
-        return settings.defense.filter
+        return own_methods.counted("defense.filter", settings.defense.filter)
 
     # Level 3 asks the attacked model in this template. `before` counts among what is made before.
     uncounted = {"before"} if level == 3 else {"before", "template"}
-    return {name: value for name, value in defense.items() if name not in uncounted}
+    counted = {name: value for name, value in defense.items() if name not in uncounted}
+    return _counted_own(counted, "defense", "level", "filter")
 
 
 def _counted_swat(settings: Settings) -> Any:
@@ -179,7 +197,7 @@ def _counted_evaluation(settings: Settings) -> dict[str, Any]:
     """The fields that count in an evaluation's key, and the content of the judges that judge."""
     judges = set(settings.judges)
     counted = settings.evaluation.model_dump(exclude=_never_counted(groups.Evaluation))
-    counted["judges"] = settings.judges
+    counted["judges"] = [own_methods.counted(JUDGES, name) for name in settings.judges]
 
     for name in ("guard", "guard_template", "verdict", "reward", "grader", "grader_model"):
         del counted[name]

@@ -10,8 +10,8 @@ import pandas as pd
 from fedlib.judges import refusals
 from fedlib.lab.store import Run
 from fedlib.papers import estimates
-from fedlib.papers.methods import LABEL
-from fedlib.settings import groups
+from fedlib.papers.methods import LABEL, level_label
+from fedlib.settings import groups, own_methods
 from fedlib.settings.schema import Settings
 
 PUBLISHED = Path(__file__).parents[1] / "published"
@@ -72,7 +72,7 @@ def method_label(settings: Settings) -> str:
     federation, data = settings.federation, settings.data
     level = settings.defense.level
     if level and federation.aggregator == "fedavg":
-        return LABEL[f"level{level}"]
+        return level_label(level)
     if not federation.malicious:
         return LABEL["no attack"]
     if data.unaligned_share == 0 and data.attack != "conflicting":
@@ -100,6 +100,12 @@ def score_table(done: Iterable[Run]) -> pd.DataFrame:
         }
         rows.append(row | run.scores())
     return pd.DataFrame(rows)
+
+
+def score_columns(settings: Settings) -> list[str]:
+    """SCORES, and behind them the scores of judges of a person's own: NAME and benign_NAME."""
+    own = [own_methods.called(n) for n in settings.judges if own_methods.is_own(n)]
+    return [*SCORES, *(column for name in own for column in (name, f"benign_{name}"))]
 
 
 def judge_agreement(done: Iterable[Run]) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """The two errors that a person's input can cause, each one line, and the nearest known name."""
 
 import difflib
+import traceback
 from collections.abc import Sequence
 
 
@@ -25,3 +26,18 @@ def nearest(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     suggestion = f"; did you mean {close[0]!r}?" if close else ""
     return f"{suggestion} (known: {', '.join(known)})"
+
+
+def one_line(error: BaseException, file: str | None = None) -> str:
+    """An exception of any kind in one line: its type, what it says, the file and line.
+
+    file: the one whose line counts, where the error came through it; else where it was raised."""
+    said = " ".join(str(error).split())
+    text = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in frames if frame.filename == file] or frames
+    # a syntax error names its line itself
+    if not frames or isinstance(error, SyntaxError):
+        return text
+    name = frames[-1].filename.replace("\\", "/").rpartition("/")[2]
+    return f"{text} ({name}, line {frames[-1].lineno})"

@@ -24,6 +24,10 @@ CALIBRATED = "world:reward"  # the reward model whose bounds the judge hs knows
 WRITTEN_FILES = "files"  # as data.generator: the rows for level 2 are written already
 TASKS = ("format", "skill")  # the world's tuning tasks, as data.benign names them
 
+# A method of a person's own (settings.own_methods): FILE.py:NAME or package.module:NAME.
+OWN = r"^(?:.+\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):[A-Za-z_]\w*$"
+
+Own = Annotated[str, Field(pattern=OWN)]
 Count = Annotated[int, Field(ge=1)]
 CountFromZero = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -42,6 +46,7 @@ Rule = Literal[
     "clipping",
     "flame",
 ]
+Attack = Literal["unaligned", "generated", "conflicting", "boosted"]
 Judge = Literal[
     "rule",
     "refusal",
@@ -79,7 +84,7 @@ _CHAT_TUNING = NotInKey("notebooks 30 to 34 make other fields of it")
 _WRITES = SometimesInKey("a model writes rows for the run")
 _ATTACKED = SometimesInKey("there are malicious clients")
 _POISONED = SometimesInKey("there is a trigger")
-_TUNED_AFTER = SometimesInKey("defense.level is 1, 2 or 3")
+_TUNED_AFTER = SometimesInKey("defense.level is 1, 2, 3 or your own")
 _WARMED_UP = SometimesInKey("swat.warmup is not 0")
 
 
@@ -87,6 +92,13 @@ class Group(BaseModel):
     """What all groups share: no field changes, none is unknown, and 3 is not "3"."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _check_own_names(field: str, *names: str | int) -> None:
+    """ValueError where two methods of a person's own have one NAME: tables could not tell them."""
+    own = {name for name in names if isinstance(name, str) and ":" in name}
+    if len({name.rpartition(":")[2] for name in own}) < len(own):
+        raise ValueError(f"{field}: two methods have one name: {', '.join(sorted(own))}")
 
 
 class Scratch(Group):
@@ -155,7 +167,7 @@ class Data(Group):
     over_refusal: Annotated[str | None, _EVALUATES]
     pool: Annotated[Count, NotInKey("the rows that were taken count")]
     fields: dict[str, dict[str, str]]
-    attack: Annotated[Literal["unaligned", "generated", "conflicting", "boosted"], _ATTACKED]
+    attack: Annotated[Attack | Own, _ATTACKED]
     poison: Poison
     generator: Annotated[str, SometimesInKey("data.generator writes rows for the run")]
     prompts: Annotated[str, _WRITES]
@@ -194,9 +206,12 @@ class Federation(Group):
     malicious: CountFromZero
     expected: CountFromZero | None
     sampled: Count
+    min_clients: Annotated[
+        Count | None, NotInKey("it says whether a round stops the run, not how a round comes out")
+    ]
     rounds: Count
-    aggregator: Rule
-    compare: Annotated[list[Rule], _REPEATS]
+    aggregator: Rule | Own
+    compare: Annotated[list[Rule | Own], _REPEATS]
     also_full: Annotated[bool, _REPEATS]
     variant: Literal["paper", "published"]
 
@@ -208,6 +223,16 @@ class Federation(Group):
                 raise ValueError(
                     f"federation.{name}: {count} is more than federation.clients, {self.clients}"
                 )
+        if self.min_clients is not None and self.min_clients > self.sampled:
+            raise ValueError(
+                f"federation.min_clients: {self.min_clients} is more than federation.sampled, "
+                f"{self.sampled}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _own_rules_have_names_of_their_own(self) -> Self:
+        _check_own_names("federation.compare", self.aggregator, *self.compare)
         return self
 
 
@@ -235,18 +260,23 @@ class Training(Group):
 class Defense(Group):
     """What the server does against attacks, before the first round and after the last."""
 
-    filter: Literal["none", "gradient"]
+    filter: Literal["none", "gradient"] | Own
     before: CountFromZero
-    level: Literal[0, 1, 2, 3, "project"]
-    compare: Annotated[list[Literal[1, 2, 3]], _REPEATS]
+    level: Literal[0, 1, 2, 3, "project"] | Own
+    compare: Annotated[list[Literal[1, 2, 3] | Own], _REPEATS]
     aligned: Annotated[str | None, _TUNED_AFTER]
     normal: Annotated[str | None, _TUNED_AFTER]
     rows: Annotated[
         Annotated[int, Field(ge=2)],
-        SometimesInKey("defense.level is 1, 2 or 3, or defense.before is not 0"),
+        SometimesInKey("defense.level is 1, 2, 3 or your own, or defense.before is not 0"),
     ]
     rounds: Annotated[Count, _TUNED_AFTER]
     template: Annotated[Template, SometimesInKey("defense.level is 3")]
+
+    @model_validator(mode="after")
+    def _own_levels_have_names_of_their_own(self) -> Self:
+        _check_own_names("defense.compare", self.level, *self.compare)
+        return self
 
 
 class Swat(Group):
@@ -280,7 +310,7 @@ class Swat(Group):
 class Evaluation(Group):
     """Which prompts a finished model is asked, how it answers, and who judges the answers."""
 
-    judges: Annotated[list[Judge], Field(min_length=1)]
+    judges: Annotated[list[Judge | Own], Field(min_length=1)]
     guard: Annotated[str, SometimesInKey("md_judge or hs is a judge")]
     guard_template: Annotated[str | None, SometimesInKey("the guard answers in words")]
     verdict: Annotated[str, SometimesInKey("md_judge or hs is a judge, and it is not auto")]
@@ -299,6 +329,7 @@ class Evaluation(Group):
     def _rule_is_a_judge(self) -> Self:
         if "rule" not in self.judges:
             raise ValueError("evaluation.judges: rule must be among them, tables rest on it")
+        _check_own_names("evaluation.judges", *self.judges)
         return self
 
     @model_validator(mode="after")

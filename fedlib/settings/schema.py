@@ -16,6 +16,10 @@ from fedlib.settings.groups import NotInKey, SometimesInKey
 
 # (what set the fields: a file or "parameters", the fields by group)
 Layer = tuple[str, dict[str, Any]]
+# What may be given in addition to a field's known names.
+ALSO = {"lora_targets": " or a list of names"} | dict.fromkeys(
+    ("aggregator", "compare", "attack", "level", "filter", "judges"), "; your own: FILE.py:NAME"
+)
 
 
 class Settings(groups.Group):
@@ -262,7 +266,7 @@ def _boosting_clients_hold_the_poison(settings: Settings) -> str | None:
 
 
 def _the_filter_has_poison_to_find(settings: Settings) -> str | None:
-    if settings.defense.filter != "none" and settings.data.poison.trigger is None:
+    if settings.defense.filter == "gradient" and settings.data.poison.trigger is None:
         return "defense.filter: without data.poison.trigger there is nothing to filter out"
     return None
 
@@ -337,8 +341,9 @@ def _one_line(error: Any, layers: Sequence[Layer]) -> str:
     if kind == "extra_forbidden":
         return f"{where}: no such field{errors.nearest(place[-1], _fields_beside(place))}"
     if kind == "literal_error" and isinstance(value, str):
-        other = " or a list of names" if place[-1] == "lora_targets" else ""
-        return f"{where}: {value!r} is not allowed{errors.nearest(value, _options(error))}{other}"
+        name = next(part for part in reversed(place) if isinstance(part, str))
+        known = errors.nearest(value, _options(error))
+        return f"{where}: {value!r} is not allowed{known}{ALSO.get(name, '')}"
 
     # pydantic's own words say what is wrong.
     message = error["msg"][0].lower() + error["msg"][1:]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedlib.settings import groups, identity, machine
+from fedlib.settings import groups, identity, machine, own_methods
 from fedlib.settings.errors import DataError, SettingsError
 from fedlib.settings.schema import Settings
 from fedlib.sources import files, hub_rows, shares, world
@@ -47,6 +47,9 @@ class Files:
         federation, data = settings.federation, settings.data
         benign = federation.clients - federation.malicious
         share = {"conflicting": 0.0, "boosted": None}.get(data.attack, data.unaligned_share)
+        # an attack of your own starts from what a benign client has
+        if own_methods.is_own(data.attack):
+            share = None
         # rows of a generated attack are not written yet: empty ones stand in for them
         stand_in: list[dict] | None = None
         if data.attack == "generated":
@@ -273,9 +276,11 @@ class Files:
 
         own = self.settings.defense
         named = [*data.benign, data.aligned]
-        if attacked:
+        # a method of your own may ask for what is named
+        asks = self.settings.federation.malicious > 0 and own_methods.is_own(data.attack)
+        if attacked or asks:
             named.append(data.unaligned)
-        if own.level == 1 or own.before:
+        if own.level == 1 or own.before or own_methods.is_own(own.level):
             named += [own.aligned, own.normal]
         content = []
         for name in named:

@@ -185,6 +185,7 @@ def test_what_never_counts_is_this_and_no_more():
         "data.over_refusal",
         "data.pool",
         "federation.also_full",
+        "federation.min_clients",
         "federation.compare",
         "defense.compare",
         "swat.pairs",

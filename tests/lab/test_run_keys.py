@@ -73,6 +73,7 @@ FIELDS = {
     "federation.malicious": (2, True),
     "federation.sampled": (3, True),
     "federation.rounds": (4, True),
+    "federation.min_clients": (1, False),
     "federation.aggregator": ("krum", True),
     "federation.also_full": (False, False),
     "federation.compare": (["dnc"], False),
