@@ -4,7 +4,7 @@ After ProtegoFed (arXiv 2603.00516): the gradients of rows with one target are a
 lie, those of clean rows are not. What its paper leaves open, and what counts as poison, is ours."""
 
 import collections
-import json
+import pprint
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -220,4 +220,4 @@ def _taken_out(method: Any, client: int, rows: Sequence[dict], left: Any) -> set
 
 def _written(row: Any) -> str:
     """A row as one text, by which equal rows are found."""
-    return json.dumps(row, sort_keys=True, default=repr)
+    return pprint.saferepr(row)

@@ -103,9 +103,16 @@ def score_table(done: Iterable[Run]) -> pd.DataFrame:
 
 
 def score_columns(settings: Settings) -> list[str]:
-    """SCORES, and behind them the scores of judges of a person's own: NAME and benign_NAME."""
+    """SCORES, and behind them those of a person's own judges: NAME, benign_NAME, ...
+
+    With data.over_refusal over_refusal_NAME is among them."""
     own = [own_methods.called(n) for n in settings.judges if own_methods.is_own(n)]
-    return [*SCORES, *(column for name in own for column in (name, f"benign_{name}"))]
+    columns = list(SCORES)
+    for name in own:
+        columns += [name, f"benign_{name}"]
+        if settings.data.over_refusal:
+            columns.append(f"over_refusal_{name}")
+    return columns
 
 
 def judge_agreement(done: Iterable[Run]) -> pd.DataFrame:

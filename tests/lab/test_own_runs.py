@@ -233,10 +233,11 @@ def test_a_trigger_that_returns_no_text_names_the_instruction(tiny, mine, result
     assert said.endswith(problem) or problem in said
 
 
-def test_a_judge_must_not_have_the_name_of_another_score(tiny, mine):
-    mine.write_text("def over_refusal(prompts, responses):\n    return [1, 2]\n")
-    settings = tiny.replace(evaluation={"judges": ["rule", f"{mine}:over_refusal"]})
-    assert "the name 'over_refusal' is taken" in line(checks.check_run, settings)
+@pytest.mark.parametrize("name", ["over_refusal", "benign_rule", "guard_cut", "strongreject"])
+def test_a_judge_must_not_have_the_name_of_another_score(tiny, mine, name):
+    mine.write_text(f"def {name}(prompts, responses):\n    return [1, 2]\n")
+    settings = tiny.replace(evaluation={"judges": ["rule", f"{mine}:{name}"]})
+    assert f"the name {name!r} is taken" in line(checks.check_run, settings)
 
 
 def test_a_file_edited_while_its_run_is_made_is_said(tiny, mine, monkeypatch):

@@ -59,3 +59,21 @@ def test_scores_of_own_judges_stand_behind_the_others():
     assert columns == [*tables.SCORES, "polite", "benign_polite"]
     frame = pd.DataFrame({"method": ["a"], "rule": [50.0], "polite": [25.0]})
     assert list(tables.summary_table(frame, ["method"], columns)["polite"]) == ["25.00"]
+
+
+def test_own_scores_of_safe_prompts_stand_there_where_such_prompts_are_asked():
+    settings = presets.load(
+        "smoke",
+        data={
+            "source": "local",
+            "folder": "rows",
+            "benign": ["benign.csv"],
+            "aligned": "aligned.csv",
+            "unaligned": "unaligned.csv",
+            "harmful": "harmful.csv",
+            "over_refusal": "safe.csv",
+        },
+        evaluation={"judges": ["rule", "mine.py:polite"]},
+    )
+    columns = tables.score_columns(settings)
+    assert columns[len(tables.SCORES) :] == ["polite", "benign_polite", "over_refusal_polite"]
