@@ -150,6 +150,15 @@ def test_the_world_s_tuning_is_that_of_its_file():
         assert last == ["; ".join(answered[column]) for column in columns]
 
 
+def test_how_many_claims_have_a_published_number():
+    rows = read_rows(RESULTS / "claims" / "claims.csv")
+    own = [row["paper"] for row in rows if row["published"]]
+    page = (machine.ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert f"Only {len(own)} of the {len(rows)} claims have a number" in page
+    assert f"{own.count('S')} of paper S, {own.count('B')} of paper B, none of paper W" in page
+    assert own.count("W") == 0
+
+
 def test_verdicts_agree_with_the_intervals_that_were_kept():
     wanted = {claim["id"]: claim for claim in claims.all_claims()}
     rows = read_rows(RESULTS / "claims" / "claims.csv")
