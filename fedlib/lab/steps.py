@@ -4,6 +4,7 @@ A run needs its base, perhaps the robustness of the base's modules and rows that
 writes; then comes the federation, perhaps a post-hoc defence, then the evaluation. `make` makes
 what is missing of these, each under a key."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -36,10 +37,10 @@ FOLLOWING = {"temperature": 0.0, "benign": 100, "max_new_tokens": 32}
 # --- what is made, and in which order
 
 
-def make(settings: Settings, wait: bool = True) -> None:
+def make(settings: Settings, wait: bool = True, nodes: Any = None) -> None:
     """Make what is missing of a run in this process, and its evaluation. Each is kept once done.
 
-    store.Busy if another process is at one of them and not wait."""
+    nodes: as in `run_federation`. store.Busy if another process is at one of them and not wait."""
     if not store.intact(keys.evaluation_folder(settings)):
         judging.check_judges(settings)
     loaded.make_base(settings, wait)
@@ -55,6 +56,8 @@ def make(settings: Settings, wait: bool = True) -> None:
         for kind in keys.written_kinds(one):
             make_written(one, kind, wait)
         step = run_posthoc if one.defense.level else run_federation
+        if nodes is not None and step is run_federation:
+            step = functools.partial(run_federation, nodes=nodes)
         store.ensure(one, keys.run_folder(one), step, wait)
 
     store.check_unchanged(folder, keys.run_folder(settings))
@@ -88,26 +91,37 @@ def _encoder(settings: Settings, tokenizer: Any) -> Callable[[Sequence[dict]], l
 # --- the federation
 
 
-def run_federation(settings: Settings, folder: Path) -> None:
-    """Run the federation into folder: rounds.jsonl, adapter/; on the way what a resume needs."""
+def run_federation(settings: Settings, folder: Path, nodes: Any = None) -> None:
+    """Run the federation into folder: rounds.jsonl, adapter/; on the way what a resume needs.
+
+    nodes: `flower.nodes.Nodes`, whose clients train in the place of this process; without them
+    federation.engine says where clients train."""
     rule = federation.aggregation_rule(settings.federation)
     check_rule(settings, rule)
     base, tokenizer = loaded.load_base(settings)
-    room.check_prompts(settings, base, tokenizer, prompting.evaluation_prompts(settings))
+    # a federation whose rows are on hosts of their own has no evaluation
+    at_home = nodes is None or not nodes.own_rows
+    if at_home:
+        room.check_prompts(settings, base, tokenizer, prompting.evaluation_prompts(settings))
     tuned = adapter.attach_lora(base, settings.model, settings.seed)
     encode = _encoder(settings, tokenizer)
 
     # the rows of all clients that will ever be sampled
-    rows = {client: client_data.client_rows(settings, client) for client in _sampled_ever(settings)}
+    sampled = _sampled_ever(settings) if at_home else []
+    rows = {client: client_data.client_rows(settings, client) for client in sampled}
     if settings.defense.filter != "none":
         chosen = own_methods.method("defense.filter", settings.defense.filter)
         rows, found = filters.filtered(chosen, tuned, rows, encode)
         store.write_json(folder / "filter.json", found)
     clients, dropped = federation.encode_clients(rows, tokenizer, settings.model)
     room.check_rows(settings, base, clients.values())
-    # methods of a person's own are all read by now: the key must be that of what was read
-    store.check_unchanged(folder, keys.run_folder(settings))
-    callbacks = _callbacks(settings, tokenizer, rows, clients, dropped)
+    if at_home:
+        # methods of a person's own are all read by now: the key must be that of what was read
+        store.check_unchanged(folder, keys.run_folder(settings))
+        sizes = {client: len(encoded) for client, encoded in clients.items()}
+    else:
+        sizes, dropped = nodes.sizes, nodes.dropped  # as the clients tell them
+    callbacks = _callbacks(settings, tokenizer, rows, sizes, dropped)
 
     if settings.defense.before:
         parts = sources.of(settings).defense_rows(settings.defense.rows // 2)
@@ -118,16 +132,33 @@ def run_federation(settings: Settings, folder: Path) -> None:
 
     start = state = _resumed(tuned, settings, folder)
     warmup = warmup_modules(tuned, settings) if settings.swat.warmup else None
-    for record, state in federation.run_rounds(
-        tuned, clients, settings, callbacks, start, warmup, rule
-    ):
-        kept = {"global": state.adapter}
-        if state.history is not None:
-            kept["history"] = state.history
-        rounds.keep_round(folder, record, kept)
+    tuned.eval()  # as a local training leaves it: callbacks look at it wherever clients train
+    with _engine(settings, nodes) as exchange:
+        if exchange is not None and warmup is not None:
+            exchange.warmup = sorted(warmup)
+        for record, state in federation.run_rounds(
+            tuned, clients, settings, callbacks, start, warmup, rule, exchange
+        ):
+            kept = {"global": state.adapter}
+            if state.history is not None:
+                kept["history"] = state.history
+            rounds.keep_round(folder, record, kept)
 
     adapter.set_vector(tuned, state.adapter)
     loaded.save_adapter(tuned, settings, folder)
+
+
+def _engine(settings: Settings, nodes: Any) -> contextlib.AbstractContextManager[Any]:
+    """A block in which clients can train: gives an `Exchange`, or None where they train here."""
+    if nodes is not None:
+        nodes.connect()
+        return contextlib.nullcontext(nodes)
+    if settings.federation.engine == "local":
+        return contextlib.nullcontext()
+    # Flower is wanted only here, and takes seconds to import
+    from fedlib.flower import simulation
+
+    return simulation.simulated(settings)
 
 
 def check_rule(settings: Settings, rule: Any) -> None:
@@ -184,15 +215,14 @@ def _resumed(tuned: Any, settings: Settings, folder: Path) -> State:
 
 
 def _callbacks(
-    settings: Settings, tokenizer: Any, rows: dict, clients: dict, dropped: dict
+    settings: Settings, tokenizer: Any, rows: dict, sizes: dict, dropped: dict
 ) -> list[Callback]:
-    """What is looked at after each round of a run."""
-    sizes = {client: len(encoded) for client, encoded in clients.items()}
+    """What is looked at after each round of a run. rows: none where clients keep them."""
     found: list[Callback] = [
         Record(settings.federation, sizes, dropped),
         Detection(sizes, settings.federation.variant),
     ]
-    if settings.data.poison.trigger:
+    if settings.data.poison.trigger and rows:
         triggered = prompting.evaluation_prompts(settings)["triggered"][:TRIGGERED_PROBES]
         target, source = settings.data.poison.target, sources.of(settings)
         targets = poison.target_probes(triggered, target, source.right_answer)
