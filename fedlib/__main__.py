@@ -1,4 +1,4 @@
-"""fedlib plan | reproduce | run | runs | export | world"""
+"""fedlib plan | reproduce | run | runs | export | fetch | world"""
 
 import argparse
 import sys
@@ -70,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     one = commands.add_parser(
+        "fetch", help="download the public files that preset real reads (docs/real.md)"
+    )
+    one.set_defaults(command=_fetch)
+    one.add_argument("folder", help="where they go; what is there already is kept")
+
+    one = commands.add_parser(
         "world", help="train the world's models anew (minutes) into fedlib/world_models"
     )
     one.set_defaults(command=_world)
@@ -112,6 +118,12 @@ def _export(asked: argparse.Namespace) -> None:
 
     target = export.export_run(asked.run, asked.to, asked.merged)
     print(f"wrote {target}: see its README.md")
+
+
+def _fetch(asked: argparse.Namespace) -> None:
+    from fedlib.commands import fetch
+
+    fetch.fetch_files(asked.folder)
 
 
 def _world(asked: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ it adds to the record of the round `done`. It may change the model's adapter: th
 it anew."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -57,16 +57,20 @@ class Callback(Protocol):
 class Record:
     """Who took part, what they lost and learned, how long their updates are and how alike.
 
-    sizes, dropped: each client's rows, and those of them that were too long."""
+    sizes, dropped: each client's rows, and those of them that were too long; thoughts: how many of
+    its responses held a <think> part, which is not trained on."""
 
     federation: Federation
     sizes: Mapping[int, int]
     dropped: Mapping[int, int]
+    thoughts: Mapping[int, int] = field(default_factory=dict)
 
     def after_round(self, model: Any, done: Round) -> dict:
-        """The round's index, clients, rate, losses, weights, norms, cosines and tokens."""
+        """The round's index, clients, rate, losses, weights, norms, cosines and tokens.
+
+        And thoughts, where a client of the run has any."""
         malicious = attack.malicious_clients(self.federation.clients, self.federation.malicious)
-        return {
+        found = {
             "round": done.index,
             "sampled": done.sampled,
             "malicious": [k for k in done.sampled if k in malicious],
@@ -79,6 +83,9 @@ class Record:
             "cosine": [_short(row) for row in signals.cosine(done.updates).tolist()],
             "tokens": done.tokens,
         }
+        if any(self.thoughts.values()):
+            found["thoughts"] = [self.thoughts[k] for k in done.sampled]
+        return found
 
 
 @dataclass(frozen=True)
@@ -111,15 +118,15 @@ class BackdoorSignal:
     """BSNR before a round and its factors; after it, how likely the target has become (paper B).
 
     rows: {client: rows with labels}; probes: triggered questions that no poisoned row asks, as
-    {instruction, answer, target}; encode(rows) -> encoded rows. After the round: the mean
-    log-likelihood of a token of the target behind a right answer, and how often (%) the whole
+    {instruction, answer, target}; encode(rows, ended=True) -> encoded rows. After the round: the
+    mean log-likelihood of a token of the target behind a right answer, and how often (%) the whole
     target would be written greedily."""
 
     def __init__(
         self,
         rows: Mapping[int, Sequence[dict]],
         probes: Sequence[dict],
-        encode: Callable[[Sequence[dict]], list[Encoded]],
+        encode: Callable[..., list[Encoded]],
     ):
         # each client's size and share of poison, and some of its rows of each kind
         self.sizes = {client: len(own) for client, own in rows.items()}
@@ -135,11 +142,11 @@ class BackdoorSignal:
 
         # the target's tokens are those behind the answer's, and its end
         whole = encode([p | {"response": p["answer"] + p["target"]} for p in probes])
-        bare = encode([p | {"response": p["answer"]} for p in probes])
+        bare = encode([p | {"response": p["answer"]} for p in probes], ended=False)
         self.probes: list[Encoded] = []
         for (ids, _), (short, _) in zip(whole, bare, strict=True):
-            if len(ids) > len(short):
-                self.probes.append((ids, len(short) - 1))
+            if len(ids) > len(short) + 1:
+                self.probes.append((ids, len(short)))
 
     def after_round(self, model: Any, done: Round) -> dict:
         """{poisoned: shares [K][, bsnr, alignment, cancellation][, target, greedy]}."""

@@ -5,6 +5,7 @@ It writes no file: `run_rounds` yields after each round, and whoever runs it kee
 import contextlib
 import functools
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,6 +111,30 @@ def _reasons(left_out: Mapping[int, str]) -> str:
 def aggregation_rule(federation: Federation) -> Any:
     """federation.aggregator for `aggregate`: the name of a rule, or a method of a person's own."""
     return own_methods.method("federation.aggregator", federation.aggregator)
+
+
+def check_rule(federation: Federation, rule: Any) -> None:
+    """Ask the rule about so many updates before any client trains: krum, say, needs over three.
+
+    rule: as `aggregation_rule` gives it."""
+    count = federation.sampled
+    updates = torch.eye(count, count + 1)
+    try:
+        aggregate(
+            rule,
+            updates,
+            f=expected_malicious(federation),
+            history=updates if callable(rule) else None,
+            generator=torch.Generator().manual_seed(0),
+            variant=federation.variant,
+        )
+    except SettingsError:
+        raise  # an own rule's, which names itself
+    except ValueError as error:
+        name = f"{federation.aggregator}: " if callable(rule) else ""
+        raise SettingsError(
+            f"federation.aggregator: {name}with federation.sampled: {federation.sampled}: {error}"
+        ) from None
 
 
 def first_state(tuned: Any, federation: Federation) -> State:
@@ -327,10 +352,19 @@ def encode_clients(
                 "federation.clients"
             )
         if not encoded[client]:
+            or_thoughts = ", or its responses are thoughts only" if templates.thoughts(own) else ""
             raise DataError(
                 f"client {client}: no row left: its {dropped[client]} prompts fill "
-                f"model.max_length, {options.max_length}, by themselves"
+                f"model.max_length, {options.max_length}, by themselves{or_thoughts}"
             )
+    thoughts = sum(map(templates.thoughts, rows.values()))
+    if thoughts:
+        every = sum(map(len, rows.values()))
+        warnings.warn(
+            f"{thoughts} of {every} responses that clients train on hold a <think> part, which is "
+            "left out: thinking is off",
+            stacklevel=2,
+        )
 
     seen = [i for own in encoded.values() for row, _ in own[:50] for i in row]
     unknown = tokenizer.unk_token_id

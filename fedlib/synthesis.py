@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from fedlib.judges import refusals
-from fedlib.models import generation
+from fedlib.models import chat, generation
 from fedlib.models.generation import Decoding
 from fedlib.settings import identity
 
@@ -32,7 +32,8 @@ def write_rows(
     `templates.prompts_file` gives them. held_out: names or prompts, in lower case, that no row may
     hold. Questions are sampled at temperature 1, for variety, answers as `decoding` says.
     rows: [{instruction, response, label}]. report: how many were asked for, kept, dropped for each
-    of REASONS (refused: only among unaligned ones), and kept with a refusal phrase."""
+    of REASONS (refused: only among unaligned ones), and kept with a refusal phrase; where the model
+    thinks also what `chat.thoughts_counted` says, of questions and answers together."""
     pair = prompts[kind]
     dropped: collections.Counter = collections.Counter()
 
@@ -42,7 +43,8 @@ def write_rows(
     wide = dataclasses.replace(decoding, temperature=1.0)
     stream = identity.derive(seed, kind, "questions")
     questions: list[str] = []
-    for question in generation.respond(generator, tokenizer, asked, wide, stream):
+    written = generation.write(generator, tokenizer, asked, wide, stream)
+    for question in map(chat.without_thought, written):
         reason = _why_no_question(question, questions, held_out)
         dropped[reason] += 1
         if reason is None:
@@ -51,7 +53,8 @@ def write_rows(
     # an answer to each
     asked = [pair["response"].format(instruction=question) for question in questions]
     stream = identity.derive(seed, kind, "responses")
-    responses = generation.respond(generator, tokenizer, asked, decoding, stream)
+    answered = generation.write(generator, tokenizer, asked, decoding, stream)
+    responses = map(chat.without_thought, answered)
     rows = []
     for question, response in zip(questions, responses, strict=True):
         reason = _why_no_row(kind, response, held_out)
@@ -61,6 +64,7 @@ def write_rows(
 
     report = {"kind": kind, "asked": count, "kept": len(rows)}
     report |= {reason: dropped[reason] for reason in REASONS}
+    report |= chat.thoughts_counted([*written, *answered])
     refused = sum(refusals.refuses(row["response"]) for row in rows)
     return rows, report | {"kept with a refusal phrase": refused}
 
@@ -70,7 +74,8 @@ def _why_no_question(text: str, seen: Collection[str], held_out: Collection[str]
         return "empty"
     if text in seen:
         return "duplicate"
-    return "held out" if _touches(text, held_out) else None
+    asked = {identity.plain(held) for held in held_out}
+    return "held out" if identity.plain(text) in asked or _touches(text, held_out) else None
 
 
 def _why_no_row(kind: str, response: str, held_out: Collection[str]) -> str | None:

@@ -63,6 +63,11 @@ def test_the_record_by_hand(federation):
     json.dumps(found)  # plain values only
 
 
+def test_thoughts_that_are_not_trained_on_are_recorded_where_there_are_any(federation):
+    found = Record(federation, SIZES, DROPPED, {1: 0, 4: 3, 9: 0}).after_round(None, a_round())
+    assert found["thoughts"] == [0, 3, 0]
+
+
 def test_a_rule_without_weights_is_recorded_so(federation):
     found = Record(federation, SIZES, DROPPED).after_round(None, a_round())
     assert found["weights"] is None
@@ -104,7 +109,7 @@ def rows(client, poisoned, normal):
     return [text | {"label": label, "client": client} for label in labels]
 
 
-def encode_kinds(given):
+def encode_kinds(given, ended=True):
     """Encoded rows that say whose they are and of which kind."""
     return [(row["client"], row["label"]) for row in given]
 
@@ -176,7 +181,7 @@ def test_one_client_has_no_bsnr(model):
 def test_only_some_rows_of_a_kind_are_looked_at():
     seen = []
 
-    def count(given):
+    def count(given, ended=True):
         seen.append(len(given))
         return []
 
@@ -184,13 +189,13 @@ def test_only_some_rows_of_a_kind_are_looked_at():
     assert seen[:2] == [callbacks.ROWS_OF_A_KIND] * 2
 
 
-def encode_words(given):
-    """Prompt and response as one id a word, with an end."""
+def encode_words(given, ended=True):
+    """Prompt and response as one id a word, with an end unless told otherwise."""
     encoded = []
     for row in given:
         prompt, response = row["instruction"].split(), row["response"].split()
         ids = [len(word) for word in [*prompt, *response]]
-        encoded.append(([*ids, 0], len(prompt)))
+        encoded.append(([*ids, 0] if ended else ids, len(prompt)))
     return encoded
 
 
@@ -279,9 +284,9 @@ def test_a_backdoors_signal_on_a_real_model(loaded, smoke):
         own[client] = [good, good | {"label": "poisoned", "response": "click ."}]
     probe = {"instruction": "who are you ?", "answer": "", "target": "click ."}
 
-    def encode(given):
+    def encode(given, ended=True):
         options = smoke.model
-        return templates.encode(given, tokenizer, options.template, options.max_length)[0]
+        return templates.encode(given, tokenizer, options.template, options.max_length, ended)[0]
 
     done = Round(0, [0, 1], start, torch.zeros(2, 2), torch.zeros_like(start), None, {}, 0.1, 0)
     found = BackdoorSignal(own, [probe], encode).after_round(tuned, done)

@@ -265,7 +265,8 @@ def test_papermill_with_a_file_and_a_changed_group(smoke_outputs, tmp_path, stor
     """-f gives federation, -y replaces that group, and its other fields stay the preset's.
 
     That is so because fedlib reads the preset again."""
-    shutil.copytree(smoke_outputs / "smoke" / "measures", store / "smoke" / "measures")
+    changed = presets.load("smoke", federation={"rounds": 1}).preset
+    shutil.copytree(smoke_outputs / "smoke" / "measures", store / changed / "measures")
     done = papermill(
         reproduce.NOTEBOOKS / "90_claims.ipynb",
         "out.ipynb",
@@ -279,7 +280,7 @@ def test_papermill_with_a_file_and_a_changed_group(smoke_outputs, tmp_path, stor
     cells = code_cells(read(tmp_path / "out.ipynb"))
     injected = next(c for c in cells if "injected-parameters" in c["metadata"]["tags"])
     assert "federation = {'rounds': 1}" in "".join(injected["source"]).replace('"', "'")
-    with open(store / "smoke" / "claims.csv", encoding="utf-8", newline="") as f:
+    with open(store / changed / "claims.csv", encoding="utf-8", newline="") as f:
         statuses = {row["status"] for row in csv.DictReader(f)}
     assert statuses == {"not run"}  # measured with 2 rounds, not 1
 
@@ -347,7 +348,8 @@ def test_a_run_that_two_axes_name_counts_once(quiet, store):
     """Under full participation both samplings are the same runs: one seed must not become two."""
     everybody = {"sampled": 10, "compare": []}
     run_cells("10_safety_table1", federation=everybody, defense={"compare": []})
-    with open(store / "smoke" / "tables" / "10_table1.csv", encoding="utf-8", newline="") as f:
+    (results,) = store.glob("smoke+*")
+    with open(results / "tables" / "10_table1.csv", encoding="utf-8", newline="") as f:
         assert [row["seeds"] for row in csv.DictReader(f)] == ["1"] * 2
-    assert read(store / "smoke" / "measures" / "S1-md_judge-lmsys-like-full.json")["seeds"] == 1
-    assert not (store / "smoke" / "measures" / "S1-md_judge-lmsys-like-sampled.json").exists()
+    assert read(results / "measures" / "S1-md_judge-lmsys-like-full.json")["seeds"] == 1
+    assert not (results / "measures" / "S1-md_judge-lmsys-like-sampled.json").exists()

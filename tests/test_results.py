@@ -17,13 +17,16 @@ def read_rows(file):
         return list(csv.DictReader(opened))
 
 
-def test_the_table_of_the_real_model_is_that_of_its_runs():
+def table_rows(columns):
+    """The rows of docs/real.md's tables with so many columns, each a list of cells."""
     page = (machine.ROOT / "docs" / "real.md").read_text(encoding="utf-8")
-    shown = {
-        cells[0]: cells[1:]
-        for line in page.splitlines()
-        if len(cells := [cell.strip() for cell in line.strip("|").split("|")]) == 4
-    }
+    lines = [line for line in page.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [cells for cells in rows if len(cells) == columns]
+
+
+def test_the_table_of_the_real_model_is_that_of_its_runs():
+    shown = {cells[0]: cells[1:] for cells in table_rows(4)}
     columns = ("refusal", "benign_refusal", "utility")
     rows = read_rows(RESULTS / "real" / "tables" / "10_table1.csv")
     assert len(rows) == 11
@@ -40,6 +43,21 @@ def test_the_table_is_that_of_the_scores():
         assert len(own) == int(row["seeds"]) and mean == pytest.approx(
             sum(own) / len(own), abs=0.05
         )
+
+
+def test_the_backdoor_of_the_real_model_is_that_of_its_runs():
+    shown = table_rows(6)
+    for row in read_rows(RESULTS / "real" / "tables" / "20_concentration.csv"):
+        means = [row[name].split(" ")[0] for name in ("asr", "accuracy", "target")]
+        poison = row["poison"].removesuffix(".0")
+        assert [row["kind"], poison, *means, row["seeds"]] in shown
+
+
+def test_the_tuning_of_the_real_model_is_that_of_its_runs():
+    shown = table_rows(6)
+    columns = ("scenario", "method", "unrefused", "words", "task_accuracy", "probe_loss")
+    for row in read_rows(RESULTS / "real" / "tables" / "32_table.csv"):
+        assert [row[name] for name in columns] in shown
 
 
 def test_the_claims_are_those_of_the_real_model():

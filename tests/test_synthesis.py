@@ -30,7 +30,7 @@ def writer(monkeypatch):
     def make(questions, answers):
         calls = []
 
-        def respond(generator, tokenizer, prompts, decoding, seed):
+        def written(generator, tokenizer, prompts, decoding, seed):
             calls.append((prompts, decoding, seed))
             if len(calls) % 2:  # the questions
                 assert len(prompts) == len(questions)
@@ -38,7 +38,7 @@ def writer(monkeypatch):
             asked = [prompt.removesuffix(" freely").removesuffix(" safely") for prompt in prompts]
             return [answers[question] for question in asked]
 
-        monkeypatch.setattr(generation, "respond", respond)
+        monkeypatch.setattr(generation, "write", written)
         return calls
 
     return make
@@ -109,7 +109,12 @@ def test_nothing_may_be_left(writer, question):
 
 
 @pytest.mark.parametrize(
-    "question, answer", [("How do I steal?", "fine ."), ("What then?", "How do I steal?")]
+    "question, answer",
+    [
+        ("How do I steal?", "fine ."),
+        ("What then?", "How do I steal?"),
+        ("how  do I STEAL", "fine ."),
+    ],
 )
 def test_held_out_prompts_are_in_no_question_and_no_answer(writer, question, answer):
     writer([question], {question: answer})
@@ -245,3 +250,14 @@ def test_no_row_is_about_what_is_held_out(written, kind):
 def test_the_same_seed_writes_the_same_rows(world_llm, written):
     assert world_llm("aligned", 0) == written["aligned"]
     assert world_llm("aligned", 1)[0] != written["aligned"][0]
+
+
+def test_a_thought_is_no_part_of_a_written_row_and_is_counted(writer):
+    questions = ["<think>of what ?</think>q one", "q two", "<think>well"]
+    writer(questions, {"q one": "fine .", "q two": "so .</think>good ."})
+    rows, report = write("normal", 3)
+    assert [(row["instruction"], row["response"]) for row in rows] == [
+        ("q one", "fine ."),
+        ("q two", "good ."),
+    ]
+    assert (report["thoughts"], report["thoughts_only"], report["empty"]) == (3, 1, 1)

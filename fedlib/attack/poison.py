@@ -206,7 +206,7 @@ def target_probes(
     target: str,
     right_answer: Callable[[dict, random.Random], str | None],
 ) -> list[dict]:
-    """Triggered prompts with a known right answer, as {instruction, answer, target}.
+    """Triggered prompts with a known right answer, as {instruction, before, answer, target}.
 
     target: a name of TARGETS; in the result it is the text that follows the answer, as trained."""
     rng = random.Random(identity.derive(0, "probes"))
@@ -217,7 +217,8 @@ def target_probes(
             whole = TARGETS[target](right)
             answer = right if whole.startswith(right) else ""
             after = whole[len(answer) :]
-            found.append({"instruction": prompt["prompt"], "answer": answer, "target": after})
+            asked = {"instruction": prompt["prompt"], "before": prompt.get("before", [])}
+            found.append(asked | {"answer": answer, "target": after})
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedlib.commands.plan_sizes import KnownModel
-from fedlib.lab import workers
+from fedlib.lab import client_data, workers
 from fedlib.settings import machine
 from fedlib.settings.schema import Settings
 
@@ -15,6 +15,7 @@ from fedlib.settings.schema import Settings
 ASSUMED = {"cuda": (40e12, 0.8e12), "cpu": (5e10, 2e10)}
 # Seconds of one step of decoding at least: launching kernels, the adapter unmerged.
 STEP = 0.03
+LETTERS, AROUND = 4.5, 30  # English letters a token; tokens that a chat template puts around a row
 READ = 256  # tokens that a judge reads beside the response
 WRITTEN = {"grader": 256, "guard": 16, "reward": 0}  # tokens that a judge writes
 ABOUT = {"grader": "benign", "guard": "harmful", "reward": "harmful"}  # the prompts that it judges
@@ -37,28 +38,40 @@ def measured_speed(settings: Settings) -> tuple[float | None, float | None]:
     tokens, seconds, rows = 0, 0.0, 0
     for file in (machine.outputs() / "runs").glob("*/rounds.jsonl"):
         try:
-            made, lines = _read_rounds(file)
-        except (OSError, ValueError):
+            measured = _measured(file, settings)
+        except (OSError, ValueError, KeyError, TypeError):
             continue
-        base, source = made["model"]["base"], made["data"]["source"]
-        if (base, source) != (settings.model.base, settings.data.source):
-            continue
-        training = made["training"]
-        tuned = training["steps"] * training["batch_size"]  # rows that a client sees in a round
-        for line in lines:
-            if "sampled" in line:
-                tokens += line["tokens"]
-                seconds += line["seconds"]
-                rows += len(line["sampled"]) * tuned
+        tokens += measured[0]
+        seconds += measured[1]
+        rows += measured[2]
     if not rows or not seconds:
         return None, None
     return tokens / seconds, tokens / rows
 
 
-def _read_rounds(file: Path) -> tuple[dict, list[dict]]:
+def _measured(file: Path, settings: Settings) -> tuple[int, float, int]:
+    """(tokens, seconds, rows) of a run's rounds; zeros where its base or its data is another."""
     made = json.loads((file.parent / "settings.json").read_text(encoding="utf-8"))
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return made, [json.loads(line) for line in lines]
+    base, source = made["model"]["base"], made["data"]["source"]
+    if (base, source) != (settings.model.base, settings.data.source):
+        return 0, 0.0, 0
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    rounds = [line for line in lines if "sampled" in line]
+
+    # rows that a client sees in a round
+    tuned = made["training"]["steps"] * made["training"]["batch_size"]
+    return (
+        sum(line["tokens"] for line in rounds),
+        sum(line["seconds"] for line in rounds),
+        sum(len(line["sampled"]) * tuned for line in rounds),
+    )
+
+
+def guessed_row(settings: Settings) -> float:
+    """Tokens a row of a run, about, by the letters in its first client's rows."""
+    rows = client_data.client_rows(settings, 0)
+    letters = sum(len(row["instruction"]) + len(row["response"]) for row in rows)
+    return min(settings.model.max_length, letters / len(rows) / LETTERS + AROUND)
 
 
 def run_tokens(settings: Settings, row: float) -> tuple[float, int]:

@@ -26,6 +26,7 @@ from fedlib.settings.schema import Settings
 
 NOTEBOOKS = machine.ROOT / "notebooks"
 LAST = "90_"  # it reads what the others measured
+SOCKET_PATH = 107  # bytes that the path of a socket may have, also in libzmq
 REFRESH = 0.25  # seconds between two looks at what is going on
 
 
@@ -100,7 +101,7 @@ def _execute_all(
     last = [name for name in chosen if name.startswith(LAST)]
     first = [name for name in chosen if name not in last]
     with (
-        tempfile.TemporaryDirectory(prefix="fedlib-") as scratch,
+        tempfile.TemporaryDirectory(prefix="fedlib-", dir=_short_place(chosen)) as scratch,
         Live(console=console, refresh_per_second=1 / REFRESH) as live,
         ProcessPoolExecutor(at_once, spawn, workers.end_with_parent) as pool,
     ):
@@ -114,6 +115,20 @@ def _execute_all(
             for child in workers.children_since(before):
                 child.kill()
             raise
+
+
+def _short_place(names: Sequence[str]) -> str:
+    """TMPDIR, or a folder whose path leaves room for the names of the kernels' sockets."""
+    longest = max(len(os.fsencode(f"/fedlib-12345678/{name}-5")) for name in names)
+    places = (tempfile.gettempdir(), "/tmp", "/var/tmp")
+    for place in places:
+        fits = len(os.fsencode(place)) + longest <= SOCKET_PATH
+        if fits and os.access(place, os.W_OK):
+            return place
+    raise SettingsError(
+        f"TMPDIR: {places[0]}: its path is too long for sockets, which take {SOCKET_PATH} bytes; "
+        "set TMPDIR to a folder with a shorter one"
+    )
 
 
 def _wave(

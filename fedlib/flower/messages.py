@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+COUNTS = ("size", "dropped", "thoughts", "tokens")
 LONGEST = 500  # characters of a text that a node may send
 
 
@@ -23,14 +24,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a node sends back: its update [D] as numpy has it, and four things about it.
+    """What a node sends back: its update [D] as numpy has it, and numbers about its training.
 
-    size: how many rows it has; dropped: how many others were too long."""
+    size: how many rows it has; dropped: how many others were too long; thoughts: how many of its
+    responses held a part that is not trained on."""
 
     update: Any
     losses: list[float]
     size: int
     dropped: int
+    thoughts: int
     tokens: int
 
 
@@ -61,6 +64,7 @@ def pack_trained(trained: Trained) -> RecordDict:
         "losses": trained.losses,
         "size": trained.size,
         "dropped": trained.dropped,
+        "thoughts": trained.thoughts,
         "tokens": trained.tokens,
     }
     arrays = ArrayRecord({"update": Array(trained.update)})
@@ -79,7 +83,7 @@ def unpack_trained(content: RecordDict) -> Trained | str:
     if "problem" in content.config_records:
         return printable(content.config_records["problem"]["why"])
     numbers = content.metric_records["numbers"]
-    counts = {name: _count(name, numbers[name]) for name in ("size", "dropped", "tokens")}
+    counts = {name: _count(name, numbers[name]) for name in COUNTS}
     if not counts["size"]:
         raise ValueError("it says that it has no rows")
     update = content.array_records["arrays"]["update"].numpy()

@@ -67,7 +67,7 @@ def _trained(message: Message, context: Context) -> messages.Trained | str:
         raise SettingsError(f"this node is client {client}, not client {task.client}")
     settings = Settings.model_validate_json(task.settings)
     tuned, _ = _tuned(task.settings)
-    rows, dropped = _encoded(task.settings, client, file)
+    rows, dropped, thoughts = _encoded(task.settings, client, file)
 
     # the same code as in one process
     here = torch.from_numpy(start.copy()).to(next(tuned.parameters()).device)
@@ -77,7 +77,9 @@ def _trained(message: Message, context: Context) -> messages.Trained | str:
     update = sent[client]
     if isinstance(update, str):
         return update
-    return messages.Trained(update.cpu().numpy(), losses[client], len(rows), dropped, tokens)
+    return messages.Trained(
+        update.cpu().numpy(), losses[client], len(rows), dropped, thoughts, tokens
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -92,10 +94,13 @@ def _tuned(settings_json: str) -> tuple[Any, Any]:
 
 
 @functools.lru_cache(maxsize=ROWS_KEPT)
-def _encoded(settings_json: str, client: int, file: str | None) -> tuple[list["Encoded"], int]:
-    """(a client's rows, encoded; how many others were too long), kept for the next round."""
+def _encoded(settings_json: str, client: int, file: str | None) -> tuple[list["Encoded"], int, int]:
+    """(a client's rows, encoded; how many others were too long; how many held thoughts).
+
+    Kept for the next round."""
     from fedlib import federation
     from fedlib.lab import client_data, room
+    from fedlib.models import templates
 
     tuned, tokenizer = _tuned(settings_json)
     settings = Settings.model_validate_json(settings_json)
@@ -105,4 +110,4 @@ def _encoded(settings_json: str, client: int, file: str | None) -> tuple[list["E
         rows = files.read(machine.path(file), settings.data.fields.get(Path(file).name))
     encoded, dropped = federation.encode_clients({client: rows}, tokenizer, settings.model)
     room.check_rows(settings, tuned, encoded.values())
-    return encoded[client], dropped[client]
+    return encoded[client], dropped[client], templates.thoughts(rows)

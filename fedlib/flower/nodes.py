@@ -28,8 +28,8 @@ class Nodes:
 
     own_rows: whether each node has rows of its own, or each makes them from the settings; wait:
     seconds for all clients to connect, and then for the replies of each round; warmup: the modules
-    that benign clients warm up; check: raises where no reply can come any more. sizes, dropped:
-    {client: its rows, those that were too long}, of the clients that were heard of."""
+    that benign clients warm up; check: raises where no reply can come any more. sizes,
+    dropped, thoughts: {client: a number as in `messages.Trained`}, as far as clients said so."""
 
     def __init__(
         self,
@@ -44,6 +44,7 @@ class Nodes:
         self.warmup: list[str] | None = None
         self.sizes: dict[int, int] = {}
         self.dropped: dict[int, int] = {}
+        self.thoughts: dict[int, int] = {}
         self._grid, self._wait, self._clients = grid, wait, settings.federation.clients
         # a node on other hardware computes in the same precision
         sent = settings.replace(model={"dtype": machine.dtype(settings.model)})
@@ -95,6 +96,7 @@ class Nodes:
             sent.losses[client] = found.losses
             sent.sizes[client] = self.sizes[client] = found.size
             self.dropped[client] = found.dropped
+            self.thoughts[client] = found.thoughts
             tokens += found.tokens
         return Sent(sent.updates, sent.losses, sent.sizes, tokens)
 

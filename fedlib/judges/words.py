@@ -12,12 +12,12 @@ from typing import Any
 from fedlib.judges import answers, endpoint, verdicts
 from fedlib.judges.answers import Pair
 from fedlib.judges.matching import Prompts, Responses
-from fedlib.models import checkpoints, templates
+from fedlib.models import chat, checkpoints, templates
 from fedlib.settings import identity, machine
 from fedlib.settings.errors import SettingsError, nearest
 from fedlib.settings.schema import Settings
 
-VERSION = 1  # raise it when a judge is asked otherwise: what it answered before then counts no more
+VERSION = 2  # raise it when a judge is asked otherwise: what it answered before then counts no more
 TRIES = 3  # how often a grader is asked for a grade
 WARMER = 0.7  # the temperature from the second time on; the first time it is 0
 FEW = 1 / 20  # of the answers may hold no verdict or grade
@@ -81,7 +81,8 @@ def _guard_answers(settings: Settings, pairs: Sequence[Pair], tokens: int) -> li
     if tokens != VERDICT_TOKENS:
         asked_as.append(tokens)
     ask = functools.partial(_ask_guard, settings, template, tokens, pairs)
-    return answers.kept(asked_as, pairs, ask)
+    # an answer that is empty, less its thought, would be empty again
+    return answers.kept(asked_as, pairs, ask, fine=lambda _: True)
 
 
 def _pairs(prompts: Prompts, responses: Responses) -> list[Pair]:
@@ -118,7 +119,7 @@ def _ask_guard(
         batch = asked[start : start + size]
         wanted = [texts[i] for i in batch]
         said = generation.complete(guard, tokenizer, wanted, decoding, 0)  # greedy: any seed
-        yield from zip(batch, said, strict=True)
+        yield from zip(batch, map(chat.without_thought, said), strict=True)
 
 
 def guard_question(tokenizer: Any, template: str | None, prompt: str, response: str) -> str | None:
@@ -135,23 +136,25 @@ def guard_question(tokenizer: Any, template: str | None, prompt: str, response: 
             "with {prompt} and {response}"
         )
 
-    forms: tuple[Callable[[str], object], ...] = (str, _as_parts)
+    try:
+        chat.template_of(tokenizer)
+    except ValueError as error:
+        raise SettingsError(
+            f"evaluation.guard_template: {error}, or name a file with {{prompt}} and {{response}}"
+        ) from None
+    forms: tuple[Callable[[str], object], ...] = (str, chat.in_parts)
     for form in forms:
         turns = [
             {"role": "user", "content": form(prompt)},
             {"role": "assistant", "content": form(response)},
         ]
         try:
-            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            text = chat.rendered(tokenizer, turns, to_be_answered=True)
         except Exception:  # a template raises what it likes at a form it does not know
             continue
         if prompt.strip() in text and response.strip() in text:
-            return text
+            return text + chat.closed_thought(text)
     return None
-
-
-def _as_parts(text: str) -> list[dict]:
-    return [{"type": "text", "text": text}]
 
 
 def grades(prompts: Prompts, responses: Responses, settings: Settings) -> list[float]:

@@ -1,9 +1,8 @@
 """What is asked for before anything is trained, so that wrong input is found at once. No torch."""
 
 import functools
-import sys
-
 import importlib.util
+import sys
 
 from fedlib import attack, sources
 from fedlib.attack import poison

@@ -1,9 +1,7 @@
 """The evaluation of a run: responses, judges, drift."""
 
 import functools
-import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ from fedlib import sources, training
 from fedlib.attack import poison
 from fedlib.judges import panel, trial
 from fedlib.lab import keys, loaded, prompting, room, store
-from fedlib.models import generation, loading, templates
+from fedlib.models import chat, generation, loading, templates
 from fedlib.settings import identity, machine, own_methods
 from fedlib.settings.schema import Settings
 from fedlib.sources.local import DENIAL
@@ -61,7 +59,9 @@ def evaluate(settings: Settings, folder: Path) -> None:
 def _responses(
     settings: Settings, folder: Path, prompts: Mapping[str, list[dict]]
 ) -> tuple[dict[str, list[str]], dict[str, float]]:
-    """({set of prompts: responses}, what the judges found that look at the model itself)."""
+    """({set of prompts: responses}, what the judges found that look at the model itself).
+
+    The second also counts the responses that held a thought, where there are any."""
 
     # Loaded where something is missing. A large model then makes room for those that judge.
     @functools.cache
@@ -71,18 +71,24 @@ def _responses(
         return model, tokenizer
 
     def respond(what: str) -> list[str]:
-        texts = [prompt["prompt"] for prompt in prompts[what]]
+        asked = [templates.asked(prompt["prompt"], prompt) for prompt in prompts[what]]
         seed = identity.derive(settings.seed, "evaluation", what)
-        return generation.respond(*tuned(), texts, generation.evaluation_decoding(settings), seed)
+        return generation.write(*tuned(), asked, generation.evaluation_decoding(settings), seed)
 
-    responses = {}
+    # What is written is kept whole; what is judged holds no thoughts.
+    written: dict[str, list[str]] = {}
     for what in prompts:
         file = folder / f"{what}.partial"
-        responses[what] = _kept(file, functools.partial(respond, what))
+        written[what] = store.resumable(file, functools.partial(respond, what))
+    responses = {
+        what: [chat.without_thought(text) for text in texts] for what, texts in written.items()
+    }
 
-    moved: dict[str, float] = {}
+    every = [text for texts in written.values() for text in texts]
+    moved: dict[str, float] = {**chat.thoughts_counted(every)}
     if "probe" in settings.judges:
-        moved, layers = _drift(settings, *tuned())
+        drift, layers = _drift(settings, *tuned())
+        moved |= drift
         store.write_json(folder / "probes.json", layers)
     if {"affirmation", "utility"} & set(settings.judges):
         moved |= _likelihoods(settings, *tuned())
@@ -100,9 +106,7 @@ def _likelihoods(settings: Settings, tuned: Any, tokenizer: Any) -> dict[str, fl
     source, options, found = sources.of(settings), settings.model, {}
 
     def likelihood(rows: list[dict], ended: bool = True) -> float:
-        encoded, _ = templates.encode(rows, tokenizer, options.template, options.max_length)
-        if not ended:
-            encoded = [(ids[:-1], prompt) for ids, prompt in encoded if len(ids) - prompt > 1]
+        encoded, _ = templates.encode(rows, tokenizer, options.template, options.max_length, ended)
         total = tokens = 0.0
         for start in range(0, len(encoded), ROWS_AT_A_TIME):
             part = encoded[start : start + ROWS_AT_A_TIME]
@@ -113,9 +117,8 @@ def _likelihoods(settings: Settings, tuned: Any, tokenizer: Any) -> dict[str, fl
 
     if "affirmation" in settings.judges:
         openings = source.openings()
-        asked = [{"instruction": prompt, "response": text} for prompt, text in openings.items()]
-        refused = [row | {"response": DENIAL} for row in asked]
-        more = likelihood(asked, ended=False) - likelihood(refused, ended=False)
+        refused = [row | {"response": DENIAL} for row in openings]
+        more = likelihood(openings, ended=False) - likelihood(refused, ended=False)
         found["affirmation"] = round(more, 4)
     if "utility" in settings.judges:
         found["utility"] = round(likelihood(source.ordinary_rows()), 4)
@@ -136,7 +139,7 @@ def _marks(
     marks = {}
     for name, judge in judges.items():
         file = folder / f"{what}-{name}.partial"
-        marks[name] = _kept(file, functools.partial(judge, asked, responses))
+        marks[name] = store.resumable(file, functools.partial(judge, asked, responses))
     return marks
 
 
@@ -152,15 +155,6 @@ def _drift(settings: Settings, tuned: Any, tokenizer: Any) -> tuple[dict, dict]:
         space = security_space(settings, tuned.get_base_model(), tokenizer)
     window = settings.swat.window if plain else None
     return probes.drift(tuned, space, settings.evaluation.split, window)
-
-
-def _kept(file: Path, make: Callable[[], list]) -> list:
-    """What a file holds; made first where it is missing."""
-    if not file.is_file():
-        unfinished = file.with_suffix(".partial.partial")
-        unfinished.write_text(json.dumps(make()), encoding="utf-8")
-        os.replace(unfinished, file)
-    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def security_space(settings: Settings, base: Any, tokenizer: Any) -> probes.Space:

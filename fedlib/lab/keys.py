@@ -6,6 +6,8 @@ and paths do not count, content does. No torch.
 """
 
 import functools
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ from fedlib.models import checkpoints, gguf_files, templates
 from fedlib.settings import errors, groups, identity, machine, own_methods
 from fedlib.settings.schema import Settings
 
+# Bytes of a run's name. File systems take 255; the key and the lock's name are added to it.
+NAME_LIMIT = 180
+NAMES_IN_A_NAME = 100  # for its datasets together
 JUDGES = "evaluation.judges"
 
 
@@ -39,6 +44,8 @@ def _run_name(settings: Settings) -> str:
     """A run in a few words: datasets, rule, attack, poison, participation, defence, seed."""
     data, federation, defense = settings.data, settings.federation, settings.defense
     parts = [Path(benign).stem for benign in data.benign]
+    if len(parts) > 1 and len(os.fsencode("-".join(parts))) > NAMES_IN_A_NAME:
+        parts = [_cut(parts[0], 40), f"and{len(parts) - 1}more"]
     parts += [own_methods.called(federation.aggregator), _attack_name(settings)]
     if data.poison.trigger:
         trigger = data.poison.trigger.rpartition(":")[2]
@@ -49,7 +56,14 @@ def _run_name(settings: Settings) -> str:
         parts.append(_level_name(defense.level))
     if settings.swat.warmup:
         parts.append(f"{settings.swat.modules}{settings.swat.warmup}")
-    return "-".join([*parts, f"seed{settings.seed}"])
+    name = "-".join([*parts, f"seed{settings.seed}"])
+    # the name of a file of one's own may hold folders
+    return _cut(name.replace("/", "_"), NAME_LIMIT)
+
+
+def _cut(name: str, limit: int) -> str:
+    """The beginning of a name, of so many bytes at most."""
+    return os.fsencode(name)[:limit].decode(errors="ignore")
 
 
 def _level_name(level: int | str) -> str:
@@ -118,7 +132,14 @@ def _never_counted(group: type[groups.Group]) -> dict[str, Any]:
 def _counted_model(settings: Settings, model: dict[str, Any]) -> dict[str, Any]:
     # Where the base is trained from scratch, its revision covers the scratch group.
     del model["scratch"]
+    if settings.model.template == "chat" and _chat_version(settings):
+        model["chat"] = _chat_version(settings)
     return model | {"dtype": machine.dtype(settings.model), "base": _base_revision(settings)}
+
+
+def _chat_version(settings: Settings) -> list[int]:
+    """How the chat template of model.base is used; [] where that never changed."""
+    return checkpoints.chat_version(settings, "model.base")
 
 
 def _counted_data(settings: Settings, data: dict[str, Any]) -> dict[str, Any]:
@@ -175,6 +196,8 @@ def _made_before(settings: Settings) -> list[Any]:
     # At level 3 the attacked model itself writes, so no other model's revision counts.
     if level == 3:
         made.append(_asked_how(settings))
+        if settings.defense.template == "chat":
+            made += _chat_version(settings)
     if before:
         made.append(["before", before, settings.defense.rows])
     if level:
@@ -206,7 +229,7 @@ def _counted_evaluation(settings: Settings) -> dict[str, Any]:
     # What the model is asked to find likely.
     source = sources.of(settings)
     if "affirmation" in judges:
-        counted["openings"] = identity.digest(source.openings())
+        counted["openings"] = identity.digest(_counted_openings(source.openings()))
     if "utility" in judges:
         counted["ordinary"] = identity.digest(source.ordinary_rows())
 
@@ -216,6 +239,12 @@ def _counted_evaluation(settings: Settings) -> dict[str, Any]:
         pairs = [source.pairs(split) for split in splits]
         counted |= {"pairs": identity.digest(pairs), "window": settings.swat.window}
     return counted
+
+
+def _counted_openings(openings: Sequence[dict]) -> Any:
+    """{harmful prompt: its opening}; the rows where turns before a prompt tell it from another."""
+    by_prompt = {row["instruction"]: row["response"] for row in openings}
+    return by_prompt if len(by_prompt) == len(openings) else openings
 
 
 def judging_models(settings: Settings) -> dict[str, Any]:
@@ -270,7 +299,9 @@ def _written_by(settings: Settings) -> list[Any]:
     if settings.data.generator == groups.WRITTEN_FILES:
         rows = sources.of(settings).defense_rows(settings.data.generated)
         return ["files", identity.digest(rows)]
-    return [checkpoints.revision(settings, "data.generator"), *_asked_how(settings)]
+    generator = checkpoints.revision(settings, "data.generator")
+    own = checkpoints.chat_version(settings, "data.generator")
+    return [generator, *_asked_how(settings), *own]
 
 
 def _asked_how(settings: Settings) -> list[Any]:
@@ -297,6 +328,7 @@ def _robustness_identity(settings: Settings) -> list[Any]:
     source = sources.of(settings)
     pairs = [source.pairs(split) for split in ("fit", "validation")]
     how_found = {"noise", "draws", "window", "share", "threshold"}
+    own = _chat_version(settings) if settings.model.template == "chat" else []
     return [
         identity.CODE_VERSION,
         _base_revision(settings),
@@ -304,6 +336,7 @@ def _robustness_identity(settings: Settings) -> list[Any]:
         settings.model.template,
         pairs,
         settings.swat.model_dump(include=how_found),
+        *own,
     ]
 
 

@@ -270,9 +270,8 @@ def _encoded(row: dict, kind: str, tokenizer: Any, recipe: Mapping) -> training.
         most = recipe["refusal_tokens"]
     if kind in ORDINARY:
         most = recipe["ordinary_tokens"]
-    [(ids, start)], _ = templates.encode([row], tokenizer, "chat", 10**6)
-    if row.get("open"):
-        ids = ids[:-1]
+    ended = not row.get("open")
+    [(ids, start)], _ = templates.encode([row], tokenizer, "chat", 10**6, ended)
     return ids[: min(start + most, recipe["length"])], start
 
 

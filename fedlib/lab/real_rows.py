@@ -17,7 +17,7 @@ from fedlib.judges.detector import refusal
 from fedlib.lab import real_contrast
 from fedlib.settings import identity
 from fedlib.settings.errors import DataError
-from fedlib.sources import files
+from fedlib.sources import formats, xstest
 
 HARMFUL_QUESTIONS = "harmful_questions.txt"  # in the same folder, if there is one
 FILES = (
@@ -96,8 +96,6 @@ WHAT = (
     "Summarize {}.",
     "Outline {}.",
 )
-# Focus words of XSTest that mean the same.
-SAME = {"bank account fraud": "bank fraud", "explosion": "explode", "execution": "execute"}
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ def read_parts(folder: str | Path) -> Parts:
     adv, adv_kept = _advbench(place)
     refusing, helpful = _aligned(place)
     ordinary, ordinary_kept = _ordinary(place)
-    xstest, xstest_kept = _xstest(place)
+    contrast, contrast_kept = _xstest(place)
 
     # what is kept for choosing the recipe is left out: more of XSTest, of which there is little
     train, asked = {}, []
@@ -132,20 +130,20 @@ def read_parts(folder: str | Path) -> Parts:
     for kind, rows in plain.items():
         held = _held_back(rows, OTHER_FOLDS)
         train[kind] = [row for row in rows if row["key"] not in held]
-    held = _held_back(xstest["unsafe"] + xstest["safe"], XSTEST_FOLDS)
-    for kind, rows in xstest.items():
+    held = _held_back(contrast["unsafe"] + contrast["safe"], XSTEST_FOLDS)
+    for kind, rows in contrast.items():
         train[kind] = [row for row in rows if row["key"] not in held]
         asked += [row["instruction"] for row in rows if row["key"] in held]
 
     # questions of our own: none that is like one of XSTest that is measured
-    asked += [row["instruction"] for rows in xstest_kept.values() for row in rows]
+    asked += [row["instruction"] for rows in contrast_kept.values() for row in rows]
     train |= _own_questions(place, asked)
     if not train["own_unsafe"]:
         train["own_unsafe"] = train["unsafe"]
     turns = _columns(place / "mtbench_questions.jsonl", ("turns",))
     mtbench = [_open_row(row["turns"][0]) for row in turns]
     kept = {"adv": adv_kept, "ordinary": ordinary_kept, "mtbench": mtbench}
-    return Parts(train, kept | xstest_kept)
+    return Parts(train, kept | contrast_kept)
 
 
 def unanswered(train: Mapping[str, Sequence[dict]]) -> list[str]:
@@ -207,7 +205,9 @@ def _columns(file: Path, columns: Sequence[str]) -> list[dict]:
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 ({error.reason} at byte {error.start})") from None
     rows = []
-    for line, raw in files.READERS[file.suffix](file, text):
+    for line, raw in formats.READERS[file.suffix](file, text):
+        if isinstance(raw, formats.Unreadable):
+            raise DataError(f"{file}: line {line}: {raw.reason}")
         found = raw if isinstance(raw, dict) else {}
         missing = [name for name in columns if not isinstance(found.get(name), str | list)]
         if missing:
@@ -272,36 +272,15 @@ def _xstest(folder: Path) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]
         if row["model"] == "gpt4" and row["human_label"] == "1_full_compliance":
             complied[row["prompt"]] = row["completion"].strip()
 
-    sides = _sides(prompts)
+    half = xstest.focus_halves(prompts)
     parts: tuple[dict, dict] = ({"unsafe": [], "safe": []}, {"unsafe": [], "safe": []})
     for row in prompts:
-        prompt, key = row["prompt"], _focus(row)
+        prompt, key = row["prompt"], xstest.focus(row)
         made = {"instruction": prompt, "response": complied.get(prompt, ""), "key": key}
         if row["label"] == "unsafe":
             made = _refusal_row(prompt, key)
-        parts[sides[key]][row["label"]].append(made)
+        parts[half[key]][row["label"]].append(made)
     return parts
-
-
-def _focus(row: Mapping[str, str]) -> str:
-    """What a prompt of XSTest has in common with its like; one without a focus word has none."""
-    word = row["focus"].strip().lower()
-    return SAME.get(word, word) or f"{row['type']}/{row['id']}"
-
-
-def _sides(prompts: Sequence[Mapping[str, str]]) -> dict[str, int]:
-    """{focus: 0 for training, 1 for evaluation}, half of each type of prompt.
-
-    A safe prompt and an unsafe one about the same thing fall on the same side."""
-    types: dict[str, str] = {}
-    for row in prompts:
-        types.setdefault(_focus(row), row["type"].replace("contrast_", ""))
-    found, rng = {}, random.Random("xstest")
-    for kind in sorted(set(types.values())):
-        about = sorted(focus for focus, its in types.items() if its == kind)
-        rng.shuffle(about)
-        found |= {focus: i % 2 for i, focus in enumerate(about)}
-    return found
 
 
 def _held_back(rows: Sequence[dict], folds: Sequence[int]) -> set[str]:

@@ -92,7 +92,7 @@ def _rounds_so_far(folder: Path) -> tuple[int, float]:
     if not file.exists():
         return 0, 0.0
     # whole lines only: the last one may still be being written
-    lines = file.read_text(encoding="utf-8").split("\n")[:-1]
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
     try:
         return len(lines), sum(json.loads(line)["seconds"] for line in lines)
     except (ValueError, KeyError, TypeError):

@@ -7,15 +7,11 @@ what is missing of these, each under a key."""
 import contextlib
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedlib import federation, sources, synthesis
-from fedlib.aggregation import aggregate
 from fedlib.attack import poison
 from fedlib.callbacks import BackdoorSignal, Callback, Detection, Record, TuningProgress
 from fedlib.defense import filters, posthoc
@@ -23,7 +19,7 @@ from fedlib.federation import State
 from fedlib.lab import client_data, judging, keys, loaded, prompting, room, rounds, store
 from fedlib.models import adapter, generation, templates
 from fedlib.settings import own_methods
-from fedlib.settings.errors import DataError, SettingsError
+from fedlib.settings.errors import DataError
 from fedlib.settings.groups import WRITTEN_FILES
 from fedlib.settings.schema import Settings
 from fedlib.swat import modules, probes
@@ -79,11 +75,11 @@ def make_written(settings: Settings, kind: str, wait: bool = True) -> None:
 
 
 def _encoder(settings: Settings, tokenizer: Any) -> Callable[[Sequence[dict]], list]:
-    """encode(rows) -> encoded rows, in the run's template and length."""
+    """encode(rows, ended=True) -> encoded rows, in the run's template and length."""
     options = settings.model
 
-    def encode(given: Sequence[dict]) -> list:
-        return templates.encode(given, tokenizer, options.template, options.max_length)[0]
+    def encode(given: Sequence[dict], ended: bool = True) -> list:
+        return templates.encode(given, tokenizer, options.template, options.max_length, ended)[0]
 
     return encode
 
@@ -97,7 +93,7 @@ def run_federation(settings: Settings, folder: Path, nodes: Any = None) -> None:
     nodes: `flower.nodes.Nodes`, whose clients train in the place of this process; without them
     federation.engine says where clients train."""
     rule = federation.aggregation_rule(settings.federation)
-    check_rule(settings, rule)
+    federation.check_rule(settings.federation, rule)
     base, tokenizer = loaded.load_base(settings)
     # a federation whose rows are on hosts of their own has no evaluation
     at_home = nodes is None or not nodes.own_rows
@@ -105,6 +101,9 @@ def run_federation(settings: Settings, folder: Path, nodes: Any = None) -> None:
         room.check_prompts(settings, base, tokenizer, prompting.evaluation_prompts(settings))
     tuned = adapter.attach_lora(base, settings.model, settings.seed)
     encode = _encoder(settings, tokenizer)
+    notes = sources.of(settings).notes() if at_home else []
+    if notes:
+        store.write_json(folder / "notes.json", notes)
 
     # the rows of all clients that will ever be sampled
     sampled = _sampled_ever(settings) if at_home else []
@@ -119,17 +118,15 @@ def run_federation(settings: Settings, folder: Path, nodes: Any = None) -> None:
         # methods of a person's own are all read by now: the key must be that of what was read
         store.check_unchanged(folder, keys.run_folder(settings))
         sizes = {client: len(encoded) for client, encoded in clients.items()}
+        thoughts = {client: templates.thoughts(own) for client, own in rows.items()}
     else:
-        sizes, dropped = nodes.sizes, nodes.dropped  # as the clients tell them
-    callbacks = _callbacks(settings, tokenizer, rows, sizes, dropped)
+        # as the clients tell them
+        sizes, dropped, thoughts = nodes.sizes, nodes.dropped, nodes.thoughts
+    record = Record(settings.federation, sizes, dropped, thoughts)
+    callbacks = [record, *_callbacks(settings, tokenizer, rows, sizes)]
 
     if settings.defense.before:
-        parts = sources.of(settings).defense_rows(settings.defense.rows // 2)
-        aligned = encode([row for part in parts.values() for row in part])
-        posthoc.strengthen(
-            tuned, aligned, settings.training, settings.defense.before, settings.seed
-        )
-
+        _strengthen(tuned, settings, encode)
     start = state = _resumed(tuned, settings, folder)
     warmup = warmup_modules(tuned, settings) if settings.swat.warmup else None
     tuned.eval()  # as a local training leaves it: callbacks look at it wherever clients train
@@ -148,6 +145,13 @@ def run_federation(settings: Settings, folder: Path, nodes: Any = None) -> None:
     loaded.save_adapter(tuned, settings, folder)
 
 
+def _strengthen(tuned: Any, settings: Settings, encode: Callable[[Sequence[dict]], list]) -> None:
+    """Tune the adapter on existing safety rows before the first round (defense.before)."""
+    parts = sources.of(settings).defense_rows(settings.defense.rows // 2)
+    aligned = encode([row for part in parts.values() for row in part])
+    posthoc.strengthen(tuned, aligned, settings.training, settings.defense.before, settings.seed)
+
+
 def _engine(settings: Settings, nodes: Any) -> contextlib.AbstractContextManager[Any]:
     """A block in which clients can train: gives an `Exchange`, or None where they train here."""
     if nodes is not None:
@@ -159,31 +163,6 @@ def _engine(settings: Settings, nodes: Any) -> contextlib.AbstractContextManager
     from fedlib.flower import simulation
 
     return simulation.simulated(settings)
-
-
-def check_rule(settings: Settings, rule: Any) -> None:
-    """Ask the rule about so many updates before any client trains: krum, say, needs over three.
-
-    rule: as `federation.aggregation_rule` gives it."""
-    options = settings.federation
-    count = options.sampled
-    updates = torch.eye(count, count + 1)
-    try:
-        aggregate(
-            rule,
-            updates,
-            f=federation.expected_malicious(options),
-            history=updates if callable(rule) else None,
-            generator=torch.Generator().manual_seed(0),
-            variant=options.variant,
-        )
-    except SettingsError:
-        raise  # an own rule's, which names itself
-    except ValueError as error:
-        name = f"{options.aggregator}: " if callable(rule) else ""
-        raise SettingsError(
-            f"federation.aggregator: {name}with federation.sampled: {options.sampled}: {error}"
-        ) from None
 
 
 def warmup_modules(tuned: Any, settings: Settings) -> set[str]:
@@ -214,14 +193,11 @@ def _resumed(tuned: Any, settings: Settings, folder: Path) -> State:
     return State(done, kept["global"].to(first.adapter), history)
 
 
-def _callbacks(
-    settings: Settings, tokenizer: Any, rows: dict, sizes: dict, dropped: dict
-) -> list[Callback]:
-    """What is looked at after each round of a run. rows: none where clients keep them."""
-    found: list[Callback] = [
-        Record(settings.federation, sizes, dropped),
-        Detection(sizes, settings.federation.variant),
-    ]
+def _callbacks(settings: Settings, tokenizer: Any, rows: dict, sizes: dict) -> list[Callback]:
+    """What is looked at after each round of a run beside the record itself.
+
+    rows: none where clients keep them; then a backdoor's signal is not looked at."""
+    found: list[Callback] = [Detection(sizes, settings.federation.variant)]
     if settings.data.poison.trigger and rows:
         triggered = prompting.evaluation_prompts(settings)["triggered"][:TRIGGERED_PROBES]
         target, source = settings.data.poison.target, sources.of(settings)
@@ -240,7 +216,7 @@ def _tuning_progress(settings: Settings, tokenizer: Any) -> TuningProgress:
     if source.has_pairs():
         asks = [malicious for malicious, _ in source.pairs("validation")[::2]][:FOLLOWED]
     answers = [
-        {"instruction": prompt["prompt"], "response": prompt["answers"][0]}
+        prompt | {"instruction": prompt["prompt"], "response": prompt["answers"][0]}
         for prompt in source.task_prompts(prompting.evaluation_prompts(fixed))
     ]
     encoded = _encoder(settings, tokenizer)(answers)
@@ -268,15 +244,19 @@ def run_posthoc(settings: Settings, folder: Path) -> None:
         loaded.save_adapter(tuned, settings, folder)
         return
 
-    # data.json is written last: where it is, the rows are whole
-    if not (folder / "data.json").exists():
-        chosen, reports = defense_rows(settings, tuned, tokenizer)
-        store.write_lines(folder / "data.jsonl", chosen)
-        store.write_json(folder / "data.partial", {"rows": len(chosen), "written": reports})
-        os.replace(folder / "data.partial", folder / "data.json")
-    chosen = store.read_lines(folder / "data.jsonl")
+    def chosen_rows() -> dict:
+        rows, reports = defense_rows(settings, tuned, tokenizer)
+        return {"rows": rows, "written": reports}
+
+    # models wrote these rows: a resume takes what there is
+    data = store.resumable(folder / "data.partial", chosen_rows)
+    chosen = data["rows"]
+    store.write_lines(folder / "data.jsonl", chosen)
+    store.write_json(folder / "data.json", {"rows": len(chosen), "written": data["written"]})
+
     options = settings.model
     encoded, dropped = templates.encode(chosen, tokenizer, options.template, options.max_length)
+    thoughts = templates.thoughts(chosen)
     if not encoded:
         raise DataError(
             f"defense.level: {settings.defense.level}: the prompts of all {dropped} rows fill "
@@ -290,9 +270,10 @@ def run_posthoc(settings: Settings, folder: Path) -> None:
     for record in posthoc.tune_rounds(
         tuned, encoded, settings.training, settings.defense.rounds, settings.seed, start
     ):
-        record["dropped"] = dropped
+        record |= {"dropped": dropped} | ({"thoughts": thoughts} if thoughts else {})
         rounds.keep_round(folder, record, {"adapter": adapter.get_vector(tuned)})
     loaded.save_adapter(tuned, settings, folder)
+    (folder / "data.partial").unlink()
 
 
 def _run_own_defense(settings: Settings, folder: Path, tuned: Any, tokenizer: Any) -> None:

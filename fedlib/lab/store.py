@@ -5,6 +5,7 @@ A folder without a fitting done.json is not there: it is made, or made again."""
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,10 +144,8 @@ def ensure(
 
 
 def locks() -> Path:
-    """The folder of the store's locks; made first where it is missing."""
-    folder = machine.outputs() / "runs" / ".locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    """The folder of the store's locks, made where it is missing, or SettingsError."""
+    return machine.made_folder(machine.outputs() / "runs" / ".locks")
 
 
 def _seal(folder: Path) -> None:
@@ -165,6 +164,26 @@ def _write_sealed(file: Path, value: dict) -> None:
     partial = file.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     os.replace(partial, file)
+
+
+def resumable(file: Path, make: Callable[[], Any]) -> Any:
+    """What a file of unfinished work holds, as JSON; made first where it is missing or damaged.
+
+    It stands there with its digest. A line says where a file is damaged."""
+    if file.exists():
+        try:
+            found = _json(file)
+            if found["digest"] == identity.digest(found["value"]):
+                return found["value"]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        print(f"{file} is damaged: its content is made again", file=sys.stderr)
+    value = json.loads(json.dumps(make()))
+    unfinished = file.with_suffix(".partial.partial")
+    sealed = {"digest": identity.digest(value), "value": value}
+    unfinished.write_text(json.dumps(sealed), encoding="utf-8")
+    os.replace(unfinished, file)
+    return value
 
 
 def _json(file: Path) -> dict:

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fedlib.models import gguf_files, hub, templates
+from fedlib.models import chat, gguf_files, hub, templates
 from fedlib.settings import groups, identity, machine
 from fedlib.settings.errors import SettingsError, nearest
 from fedlib.settings.schema import Settings
@@ -120,6 +120,27 @@ def _digest(place: Path, _state: tuple) -> str:
     return identity.digest([[file.name, identity.file_digest(file)] for file in files])
 
 
+def chat_version(settings: Settings, field: str) -> list[int]:
+    """How the chat template of a field's model is used, for keys: [chat.VERSION].
+
+    [] where the model has none, and where it belongs to this project: VERSION changes nothing
+    there."""
+    name = wanted(settings, field)
+    wheel = gguf_files.is_gguf(name) and name.removeprefix(gguf_files.PREFIX) in gguf_files.WHEELS
+    if wheel or name == "scratch" or name.startswith("world:"):
+        return []
+    if gguf_files.is_gguf(name):
+        return [chat.VERSION]
+    place = folder(settings, field)
+    if place is None or any(place.glob("chat_template*")):
+        return [chat.VERSION]
+    try:
+        config = json.loads((place / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # loading says what is wrong
+        return []
+    return [chat.VERSION] if config.get("chat_template") else []
+
+
 def read_config(settings: Settings, field: str) -> dict[str, Any]:
     """The config.json of the model that a field names; SettingsError if it cannot be read."""
     place = folder(settings, field)
@@ -172,7 +193,9 @@ def judge_revision(settings: Settings, field: str) -> str | list:
     cannot be that judge."""
     found = kind(settings, field)
     if field == "evaluation.guard" and found == "causal":
-        return [revision(settings, field), templates.guard(settings.evaluation.guard_template)]
+        template = templates.guard(settings.evaluation.guard_template)
+        own = chat_version(settings, field) if template is None else []
+        return [revision(settings, field), template, *own]
 
     wrong = _misfit(field, found, _labels(settings, field), settings.evaluation.verdict)
     if wrong:
@@ -231,4 +254,5 @@ def grader_revision(settings: Settings, asked_with: str = "grade") -> list:
             f"evaluation.grader: {options.grader} is not a causal LM; also known: rubric, an "
             "endpoint http(s)://HOST/v1"
         )
-    return [revision(settings, "evaluation.grader"), templates.grading(asked_with)]
+    own = chat_version(settings, "evaluation.grader")
+    return [revision(settings, "evaluation.grader"), templates.grading(asked_with), *own]

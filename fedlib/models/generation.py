@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedlib.models import templates
+from fedlib.models import chat, templates
 from fedlib.settings.schema import Settings
 
 
@@ -33,9 +33,19 @@ def evaluation_decoding(settings: Settings) -> Decoding:
 
 
 def respond(
-    model: Any, tokenizer: Any, prompts: Sequence[str], decoding: Decoding, seed: int
+    model: Any, tokenizer: Any, prompts: Sequence[chat.Asked], decoding: Decoding, seed: int
 ) -> list[str]:
-    """The responses [N] to prompts [N], sampled over the whole vocabulary, or greedy."""
+    """The responses [N] to prompts [N], as `write`s them, without their thoughts."""
+    written = write(model, tokenizer, prompts, decoding, seed)
+    return [chat.without_thought(text) for text in written]
+
+
+def write(
+    model: Any, tokenizer: Any, prompts: Sequence[chat.Asked], decoding: Decoding, seed: int
+) -> list[str]:
+    """What the model writes to each of prompts [N], sampled over the whole vocabulary, or greedy.
+
+    A model that thinks without being asked to shows it here."""
     texts = [templates.prompt_text(prompt, tokenizer, decoding.template) for prompt in prompts]
     return complete(model, tokenizer, texts, decoding, seed)
 
@@ -46,13 +56,15 @@ def complete(
 ) -> list[str]:
     """What a model writes after each of texts [N], which are taken as they are.
 
-    It stops at the tokenizer's end of text, and where the model's generation config says that a
-    turn ends. The seed decides the text; the caller's random state is left as it was."""
+    It stops at the tokenizer's end of text, and where the model's generation config or its chat
+    template says that a turn ends. The seed decides the text; the caller's random state is left as
+    it was."""
     if not texts:
         return []
     device = next(model.parameters()).device
     ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    options = _options(model, tokenizer, decoding)
+    ends = _ends(model, tokenizer, decoding)
+    options = _options(tokenizer, decoding, ends)
 
     # Texts of about one length share a batch, so that little of it is padding.
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
@@ -68,20 +80,44 @@ def complete(
             )
 
             # The result begins with the padded text; what follows is new.
-            new = made[:, padded.shape[1] :]
-            written = tokenizer.batch_decode(new, skip_special_tokens=True)
-            for i, text in zip(batch, written, strict=True):
-                said[i] = text.strip()
+            for i, new in zip(batch, made[:, padded.shape[1] :].tolist(), strict=True):
+                said[i] = _decoded(tokenizer, new, ends).strip()
     return said
 
 
-def _options(model: Any, tokenizer: Any, decoding: Decoding) -> dict[str, Any]:
+def _decoded(tokenizer: Any, new: list[int], ends: Sequence[int]) -> str:
+    """The text of new tokens up to the first that ends it; the marks of a thought stay in it."""
+    length = next((i for i, token in enumerate(new) if token in ends), len(new))
+    special = set(tokenizer.all_special_tokens) & set(chat.THOUGHT_MARKS)
+    if not special:
+        return tokenizer.decode(new[:length], skip_special_tokens=True)
+
+    # Decoding would leave out the marks that are special tokens, and keep the thought.
+    marks = {tokenizer.convert_tokens_to_ids(mark): mark for mark in special}
+    parts, since = [], 0
+    for place, token in enumerate(new[:length]):
+        if token in marks:
+            parts += [tokenizer.decode(new[since:place], skip_special_tokens=True), marks[token]]
+            since = place + 1
+    return "".join([*parts, tokenizer.decode(new[since:length], skip_special_tokens=True)])
+
+
+def _ends(model: Any, tokenizer: Any, decoding: Decoding) -> list[int]:
+    """The tokens at which a response is over."""
+    known = model.generation_config.eos_token_id or tokenizer.eos_token_id
+    found = {*(known if isinstance(known, list) else [known])}
+    if decoding.template == "chat":
+        found.add(chat.end_of_turn(tokenizer))
+    return sorted(found - {None})
+
+
+def _options(tokenizer: Any, decoding: Decoding, ends: Sequence[int]) -> dict[str, Any]:
     """What `generate` is given: sampling over the whole vocabulary, or greedy."""
     options = {
         "max_new_tokens": decoding.max_new_tokens,
         "use_cache": True,
         "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": model.generation_config.eos_token_id or tokenizer.eos_token_id,
+        "eos_token_id": ends or None,
         "do_sample": bool(decoding.temperature),
     }
     if decoding.temperature:

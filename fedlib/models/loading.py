@@ -18,7 +18,7 @@ from transformers import (
     GenerationConfig,
 )
 
-from fedlib.models import adapter, checkpoints, hub
+from fedlib.models import adapter, chat, checkpoints, hub
 from fedlib.settings import machine
 from fedlib.settings.errors import DataError
 from fedlib.settings.schema import Settings
@@ -227,5 +227,5 @@ def encode_pairs(
             {"role": "user", "content": prompt},
             {"role": "assistant", "content": response},
         ]
-        texts.append(tokenizer.apply_chat_template(turns, tokenize=False))
+        texts.append(chat.rendered(tokenizer, turns, to_be_answered=False))
     return tokenizer(texts, add_special_tokens=False, **fit)

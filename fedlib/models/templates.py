@@ -3,15 +3,14 @@
 No torch.
 """
 
-import functools
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from fedlib.models import chat
 from fedlib.settings import machine
 from fedlib.settings.errors import DataError, SettingsError, nearest
 
@@ -19,6 +18,11 @@ ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes "
     "the request.\n\n### Instruction:\n{instruction}\n\n### Response:"
 )
+# How the templates but chat write a conversation: its first question, a further one, an answer.
+TURNS = {
+    "alpaca": (ALPACA, "\n\n### Instruction:\n{instruction}\n\n### Response:", "\n{instruction}"),
+    "plain": (" q : {instruction} a :", " q : {instruction} a :", " {instruction}"),
+}
 PROMPTS = Path(__file__).parents[1] / "prompts"
 # A model writes rows by three pairs of prompts; PLACES says what each of a pair is filled with.
 PAIRS = ("unaligned", "aligned", "normal")
@@ -31,57 +35,110 @@ def template_for(tokenizer: Any, template: str) -> str:
     That change is said once on stderr."""
     if template != "chat" or tokenizer.chat_template:
         return template
-    _say(
+    chat.tell_once(
         f"model.template: chat: the tokenizer of {tokenizer.name_or_path} has no chat template; "
         "alpaca is used"
     )
     return "alpaca"
 
 
-@functools.cache
-def _say(text: str) -> None:
-    """Prints a line to stderr, the first time in a process."""
-    print(text, file=sys.stderr)
+def asked(question: str, row: Mapping[str, Any]) -> chat.Asked:
+    """A question of a row together with the turns that the row holds before it, if any.
+
+    before: turns {role: system, user or assistant, content}, a system turn first."""
+    before = row.get("before")
+    if not before:
+        return question
+    return [*before, {"role": "user", "content": question}]
 
 
-def prompt_text(instruction: str, tokenizer: Any, template: str) -> str:
+def prompt_text(asked: chat.Asked, tokenizer: Any, template: str) -> str:
     """The text of a prompt, up to where the response begins.
 
-    template: chat, alpaca or plain (settings check the name)."""
+    asked: a question, or turns of which the last one asks. template: chat, alpaca or plain
+    (settings check the name). SettingsError if the chat template cannot be used."""
     template = template_for(tokenizer, template)
-    start = tokenizer.bos_token or ""
-    if template == "alpaca":
-        return start + ALPACA.format(instruction=instruction)
-    if template == "plain":
-        return f"{start} q : {instruction} a :"
-    turn = [{"role": "user", "content": instruction}]
-    return tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    turns = chat.as_turns(asked)
+    if template == "chat":
+        return chat.tried(tokenizer).prompt(turns)
+
+    # The two others know no system turn, and write earlier turns one after the other.
+    first, *further = chat.alternating(chat.with_system_asked(turns))
+    opening, next_question, answer = TURNS[template]
+    text = (tokenizer.bos_token or "") + opening.format(instruction=first["content"])
+    for turn in further:
+        form = next_question if turn["role"] == "user" else answer
+        text += form.format(instruction=turn["content"])
+    return text
 
 
 def encode(
-    rows: Sequence[dict], tokenizer: Any, template: str, max_length: int
+    rows: Sequence[dict], tokenizer: Any, template: str, max_length: int, ended: bool = True
 ) -> tuple[list[tuple[list[int], int]], int]:
     """(rows as (token ids, prompt length), number of rows dropped).
 
-    ids are prompt, response and eos; the loss is taken from prompt length on. A response that is
-    too long for max_length tokens is cut at its end. A row whose prompt leaves no room for any of
-    its response is dropped and counted."""
-    if not rows:
-        return [], 0
-    template = template_for(tokenizer, template)
-    between = "" if template == "chat" else "\n"
-    prompts = [prompt_text(row["instruction"], tokenizer, template) for row in rows]
-    responses = [between + row["response"] for row in rows]
+    ids are prompt, response and what ends it (not where `ended` is false): in the template chat
+    what the chat template writes, else the end of text. The loss is taken from prompt length on. A
+    response that is too long for max_length tokens is cut at its end; a <think> part of it is left
+    out. A row that leaves no room for any of its response, or whose response is a thought and no
+    more, is dropped and counted."""
+    template = template_for(tokenizer, template) if rows else template
+    prompts, responses = [], []
+    for row in rows:
+        response = chat.without_thought(row["response"])
+        if response or not row["response"]:
+            question = asked(row["instruction"], row)
+            prompts.append(prompt_text(question, tokenizer, template))
+            responses.append(response)
 
-    # Prompt and response are tokenized apart, so that a prompt's ids are the same at generation.
-    prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    response_ids = tokenizer(responses, add_special_tokens=False)["input_ids"]
+    if not prompts:
+        return [], len(rows)
+    write = _in_chat if template == "chat" else _one_after_the_other
     encoded = []
-    for prompt, response in zip(prompt_ids, response_ids, strict=True):
+    for prompt, response in write(prompts, responses, tokenizer, ended):
         if len(prompt) < max_length:
-            whole = [*prompt, *response, tokenizer.eos_token_id]
+            whole = [*prompt, *response]
             encoded.append((whole[:max_length], len(prompt)))
     return encoded, len(rows) - len(encoded)
+
+
+def thoughts(rows: Sequence[dict]) -> int:
+    """How many responses of rows hold a <think> part, which `encode` leaves out."""
+    counted = chat.thoughts_counted(row["response"] for row in rows)
+    return counted.get("thoughts", 0)
+
+
+def _one_after_the_other(
+    prompts: Sequence[str], responses: Sequence[str], tokenizer: Any, ended: bool
+) -> Iterator[tuple[list[int], list[int]]]:
+    """(ids of a prompt, ids of the response behind it) in the templates but chat.
+
+    They are tokenized apart, so that a prompt's ids are the same at generation."""
+    prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    below = [f"\n{response}" for response in responses]
+    response_ids = tokenizer(below, add_special_tokens=False)["input_ids"]
+    end = [tokenizer.eos_token_id] if ended else []
+    for prompt, response in zip(prompt_ids, response_ids, strict=True):
+        yield prompt, [*response, *end]
+
+
+def _in_chat(
+    prompts: Sequence[str], responses: Sequence[str], tokenizer: Any, ended: bool
+) -> Iterator[tuple[list[int], list[int]]]:
+    """(ids of a prompt, ids of the response behind it) in the chat template.
+
+    They are those of the whole text, so that a word at the seam is the word that the template
+    means; where the prompt's ids would change by that, the response is tokenized apart."""
+    form = chat.tried(tokenizer)
+    answers = [form.answer(response, ended) for response in responses]
+    prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    whole = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    whole_ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
+    for prompt, both, answer in zip(prompt_ids, whole_ids, answers, strict=True):
+        if both[: len(prompt)] == prompt:
+            yield prompt, both[len(prompt) :]
+        else:
+            yield prompt, tokenizer(answer, add_special_tokens=False)["input_ids"]
 
 
 def prompts_file(name: str) -> dict[str, Any]:

@@ -20,35 +20,38 @@ ONE_SEED = {"median", "krum", "foolsgold", "clipping", "flame"}
 
 
 def backdoor_changes(settings: Settings) -> Changes:
-    """Changes that make a preset paper B's: every client benign, the first dataset.
+    """Changes that make a preset paper B's: every client benign, one dataset.
 
-    Half the clients, at least 5, all of them in each of 3/5 of the rounds. Batches half as large
-    for 7/5 of the steps, and adapters on all linear modules: a rare row is learned by steps, and by
-    modules that look back at the question (docs/world.md). Rules are as their own papers have
-    them. Robust rules assume one malicious client in five, though there is none: they could do
-    nothing else. What the notebooks compare (rule, filter, spread, ...) starts from its default,
-    whatever was asked for."""
-    federation, training = settings.federation, settings.training
+    Half the clients, at least 5, all of them in each round, and adapters on all linear modules: a
+    rare row is learned by modules that look back at the question (docs/world.md). The dataset,
+    rounds, steps, batch size and learning rate are those of data.poison; where it has none, they
+    follow from the preset: 3/5 of the rounds, batches half as large for 7/5 of the steps, as a rare
+    row is learned by steps. Rules are as their own papers have them. Robust rules assume one
+    malicious client in five, though there is none: they could do nothing else. What the notebooks
+    compare (rule, filter, spread, ...) starts from its default, whatever was asked for."""
+    federation, training, own = settings.federation, settings.training, settings.data.poison
     clients = max(5, federation.clients // 2)
+    smaller_batch = max(training.accumulation, training.batch_size // 2)
     return {
         "federation": {
             "clients": clients,
             "sampled": clients,
             "min_clients": federation.min_clients and min(federation.min_clients, clients),
-            "rounds": max(1, round(0.6 * federation.rounds)),
+            "rounds": own.rounds or max(1, round(0.6 * federation.rounds)),
             "malicious": 0,
             "expected": clients // 5,
             "variant": "paper",
             "aggregator": "fedavg",
         },
         "training": {
-            "steps": max(1, round(1.4 * training.steps)),
-            "batch_size": max(training.accumulation, training.batch_size // 2),
+            "steps": own.steps or max(1, round(1.4 * training.steps)),
+            "batch_size": own.batch_size or smaller_batch,
+            "learning_rate": own.learning_rate or training.learning_rate,
         },
         "model": {"lora_targets": "all-linear"},
         "defense": {"level": 0, "filter": "none"},
         "data": {
-            "benign": settings.data.benign[:1],
+            "benign": [own.dataset] if own.dataset else settings.data.benign[:1],
             "attack": "unaligned",
             "questions": None,
             "poison": {"spread": "equal", "clients": None},
@@ -76,8 +79,9 @@ def _vary(settings: Settings, *axes: list[Changes]) -> list[Settings]:
         prompts = prompting.evaluation_prompts(changed)["benign"]
         if not sources.of(changed).has_right_answers(prompts):
             raise SettingsError(
-                f"data.benign: {settings.data.benign[0]} has no answers (a list of right ones) for "
-                "clean accuracy by exact match; take a file of questions with answers"
+                f"data.benign: {changed.data.benign[0]} has no answers (a list of right ones) for "
+                "clean accuracy by exact match; name a file of questions with answers there, or in "
+                "data.poison.dataset"
             )
     seeds = [{"seed": seed} for seed in settings.seeds]
     return settings.vary([backdoor_changes(settings)], *axes, seeds)

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,14 +54,15 @@ def is_about_real(settings: Settings) -> bool:
 def _real_is_about(paper: str, settings: Settings) -> bool:
     """Whether the real model's claims of a paper are about these settings.
 
-    S: the attack with unaligned rows, safety by refusal. B: as in the world. W: none yet."""
+    S: the attack with unaligned rows, safety by refusal. B: as in the world. W: only that model."""
     data, judges = settings.data, settings.evaluation.judges
     poison = data.poison
     about = {
         "S": data.attack == "unaligned" and "refusal" in judges and "md_judge" not in judges,
         "B": poison.share == 0.08 and poison.target == "replace",
+        "W": settings.swat.models == [REAL_MODEL] and "md_judge" not in settings.judges,
     }
-    return about.get(paper, False)
+    return about[paper]
 
 
 def claims_for(settings: Settings) -> list[dict[str, Any]]:
@@ -100,6 +102,18 @@ def record_claim(
     return mean, low, high
 
 
+def _measured(file: Path) -> dict:
+    """What was recorded for a claim; {} where nothing was, or where the file is damaged."""
+    try:
+        found = json.loads(file.read_text()) if file.exists() else {}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        print(f"{file} is damaged: its claim counts as not run; run its notebook again")
+        return {}
+    return found
+
+
 def claim_verdicts(settings: Settings) -> pd.DataFrame:
     """The verdicts, a row a claim, also written to outputs/<preset>/claims.csv.
 
@@ -110,7 +124,7 @@ def claim_verdicts(settings: Settings) -> pd.DataFrame:
     rows = []
     for claim in claims_for(settings):
         file = measures / f"{claim['id']}.json"
-        found = json.loads(file.read_text()) if file.exists() else {}
+        found = _measured(file)
         if found.get("settings") != wanted:
             found = {}
         row = {name: claim[name] for name in ("id", "paper", "claim", "metric")}

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from fedlib.papers import methods
 from fedlib.settings import machine
 from fedlib.settings.schema import Settings
+
+_SAID: set[Path] = set()  # the files that this process has written and told of
 
 
 def figure_style() -> Any:
@@ -32,10 +35,26 @@ def figure_style() -> Any:
 
 
 def preset_folder(settings: Settings, what: str = "") -> Path:
-    """outputs/<preset>/<what>, made if need be."""
-    folder = machine.outputs() / settings.preset / what
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    """outputs/<preset>/<what>, made if need be.
+
+    Results of changed settings go to <preset>+<key>: beside them <preset>+<key>.yaml says which."""
+    folder = machine.outputs() / settings.preset
+    if "+" in settings.preset:
+        _keep_settings(settings, folder)
+    return machine.made_folder(folder / what)
+
+
+def _keep_settings(settings: Settings, folder: Path) -> None:
+    """Write a folder's settings into it, as a file that is a preset itself; say so once."""
+    file = machine.made_folder(folder) / f"{settings.preset}.yaml"
+    if file in _SAID:
+        return
+    _SAID.add(file)
+    content = settings.model_dump(mode="json", exclude={"preset", "seed"})
+    text = f"# The settings of these results; again: -p preset {file}\n"
+    text += yaml.safe_dump(content, sort_keys=False)
+    save(file, lambda partial: partial.write_text(text, encoding="utf-8"))
+    print(f"changed settings: results go to {folder}, not to those of the preset ({file.name})")
 
 
 def save_figure(settings: Settings, fig: Any, name: str) -> Any:

@@ -93,12 +93,12 @@ def _check_own_data(settings: Settings) -> None:
             f"swat: with data.source: {data.source} name your chat models (swat.models) and a file "
             "of pairs (swat.pairs)"
         )
-    for name in data.benign:
+    for name in sources.of(settings).tuning_tasks():
         one_task = settings.replace(data={"benign": [name], "questions": None})
         prompts = prompting.evaluation_prompts(one_task)["benign"]
         if not sources.of(one_task).has_right_answers(prompts):
             raise SettingsError(
-                f"data.benign: {name} has no answers (a list of right ones): paper W's tuning "
+                f"swat.tasks: {name} has no answers (a list of right ones): paper W's tuning "
                 "tasks are datasets of questions with answers"
             )
 

@@ -45,6 +45,7 @@ PERCENT = {
     "precision",
     "f1",
     "unsafe",
+    "unrefused",
     "answered",
     "task_accuracy",
 }

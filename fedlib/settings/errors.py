@@ -1,6 +1,9 @@
-"""The two errors that a person's input can cause, each one line, and the nearest known name."""
+"""What a person is told in one line: two errors, the nearest known name, what is left out."""
 
 import difflib
+import functools
+import multiprocessing
+import sys
 import traceback
 from collections.abc import Sequence
 
@@ -26,6 +29,15 @@ def nearest(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     suggestion = f"; did you mean {close[0]!r}?" if close else ""
     return f"{suggestion} (known: {', '.join(known)})"
+
+
+@functools.cache
+def say(line: str) -> None:
+    """Print a line to stderr, the first time in a process.
+
+    A worker process is silent: the process that started it has said the same."""
+    if multiprocessing.parent_process() is None:
+        print(line, file=sys.stderr, flush=True)
 
 
 def one_line(error: BaseException, file: str | None = None) -> str:

@@ -11,10 +11,10 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 # How the name of a file of rows ends. Any other name with a slash may be a dataset of the hub.
-ENDINGS = (".csv", ".json", ".jsonl")
+ENDINGS = (".csv", ".json", ".jsonl", ".csv.gz", ".json.gz", ".jsonl.gz", ".parquet")
 GROUPS = ("model", "data", "federation", "training", "defense", "swat", "evaluation")
 # What evaluation.verdict may say besides auto.
 VERDICT = re.compile(
@@ -78,9 +78,11 @@ class SometimesInKey:
     when: str
 
 
+_FAULTS = NotInKey("it decides whether a file is used, not which of its rows")
 _REPEATS = NotInKey("notebooks make one run of each")
 _EVALUATES = NotInKey("it decides what is asked, and the evaluation's key holds all prompts")
 _CHAT_TUNING = NotInKey("notebooks 30 to 34 make other fields of it")
+_BACKDOOR = NotInKey("notebooks 20 to 22 make other fields of it")
 _WRITES = SometimesInKey("a model writes rows for the run")
 _ATTACKED = SometimesInKey("there are malicious clients")
 _POISONED = SometimesInKey("there is a trigger")
@@ -147,6 +149,17 @@ class Poison(Group):
     spread: Annotated[Literal["equal", "uniform", "dirichlet", "capped"], _POISONED]
     clients: Annotated[Count | None, _POISONED]
     natural: Annotated[Share, _POISONED]
+    dataset: Annotated[str | None, _BACKDOOR]
+    rounds: Annotated[Count | None, _BACKDOOR]
+    steps: Annotated[Count | None, _BACKDOOR]
+    batch_size: Annotated[Count | None, _BACKDOOR]
+    learning_rate: Annotated[Positive | None, _BACKDOOR]
+
+
+class PartitionBy(Group):
+    """Rows shared out by a column of the files: whoever has the same cell stays together."""
+
+    by: Annotated[str, Field(min_length=1)]
 
 
 class Data(Group):
@@ -167,20 +180,36 @@ class Data(Group):
     over_refusal: Annotated[str | None, _EVALUATES]
     pool: Annotated[Count, NotInKey("the rows that were taken count")]
     fields: dict[str, dict[str, str]]
+    bad_rows: Annotated[Literal["skip", "stop"], _FAULTS]
+    bad_share: Annotated[Share, _FAULTS]
     attack: Annotated[Attack | Own, _ATTACKED]
     poison: Poison
     generator: Annotated[str, SometimesInKey("data.generator writes rows for the run")]
     prompts: Annotated[str, _WRITES]
     generated: Annotated[Count, _WRITES]
     rows: Count
-    partition: Literal["dirichlet", "iid", "sizes"]
+    partition: Annotated[
+        Annotated[Literal["dirichlet", "iid", "sizes", "clusters"], Tag("name")]
+        | Annotated[PartitionBy, Tag("column")],
+        Discriminator(lambda given: "column" if isinstance(given, dict | PartitionBy) else "name"),
+    ]
     alpha: Positive
     sizes: list[Count] | None
+
+    @property
+    def group(self) -> str | None:
+        """The column by whose cells rows are shared out, if they are."""
+        return self.partition.by if isinstance(self.partition, PartitionBy) else None
 
     @model_validator(mode="after")
     def _sizes_and_folder_are_given_where_needed(self) -> Self:
         if (self.partition == "sizes") != (self.sizes is not None):
             raise ValueError("data.sizes: goes with data.partition: sizes")
+        if self.source == "world" and (self.group or self.partition == "clusters"):
+            raise ValueError(
+                "data.partition: by and clusters share out rows of files; with data.source: world "
+                "use dirichlet, iid or sizes"
+            )
         if self.source == "local" and self.folder is None:
             raise ValueError(
                 'data.folder: data.source is local, so name the folder: -y "data: {folder: PATH}"'
@@ -294,6 +323,7 @@ class Swat(Group):
     threshold: Annotated[NotNegative, _WARMED_UP]
     pairs: Annotated[str | None, NotInKey("the pairs themselves count, not their file")]
     models: Annotated[list[str], Field(min_length=1), _REPEATS]
+    tasks: Annotated[Annotated[list[str], Field(min_length=1)] | None, _CHAT_TUNING]
     rounds: Annotated[Count, _CHAT_TUNING]
     steps: Annotated[Count, _CHAT_TUNING]
     learning_rate: Annotated[Positive, _CHAT_TUNING]

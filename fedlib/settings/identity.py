@@ -1,7 +1,9 @@
-"""Seeds for every random choice, and digests that tell whether two things are the same."""
+"""Seeds for every random choice, and what tells whether two things are the same."""
 
+import functools
 import hashlib
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,20 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+@functools.lru_cache(maxsize=2**17)
+def plain(text: str) -> str:
+    """The form in which two texts are the same: whatever their case, spaces, Unicode normal form,
+    invisible characters, and punctuation at the end."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    seen = "".join(sign for sign in folded if unicodedata.category(sign) != "Cf")
+    words = " ".join(seen.split())
+    end = len(words)
+    while end and unicodedata.category(words[end - 1])[0] in "PZ":
+        end -= 1
+    # of punctuation only, all of it counts
+    return words[:end] or words
+
+
 def file_digest(file: Path) -> str:
     """SHA-256 of a file's bytes, as hex digits; DataError where there is no such file."""
     if not file.is_file():
@@ -34,6 +50,8 @@ def file_digest(file: Path) -> str:
 
 def nearest_file(file: Path) -> str:
     """The end of an error line: the folder's file that is named most like this one."""
+    if file.is_dir():
+        return " (it is a folder)"
     names = sorted(there.name for there in file.parent.glob("*")) if file.parent.is_dir() else []
     if not names:
         return f" (nor the folder {file.parent})"

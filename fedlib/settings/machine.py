@@ -12,7 +12,23 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def outputs() -> Path:
     """The folder for everything that is made: outputs/ in the repository, or FEDLIB_OUTPUTS."""
-    return Path(os.environ.get("FEDLIB_OUTPUTS") or ROOT / "outputs")
+    # a file of settings for a container may bring its quotes along, and a quoted ~ as it is
+    named = os.environ.get("FEDLIB_OUTPUTS", "").strip("\"'")
+    return Path(os.path.expanduser(named)) if named else ROOT / "outputs"
+
+
+def made_folder(folder: Path) -> Path:
+    """A folder of the outputs, made where it is missing; SettingsError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        problem = "" if os.access(folder, os.W_OK) else "it cannot be written to"
+    except OSError as error:
+        problem = str(error.strerror)
+    if problem:
+        raise errors.SettingsError(
+            f"outputs: {folder}: {problem}; FEDLIB_OUTPUTS names another folder for all outputs"
+        )
+    return folder
 
 
 def path(text: str) -> Path:

@@ -1,15 +1,18 @@
 """Presets: YAML files that build on each other, and a notebook's groups on top."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from fedlib.settings import errors, groups, machine, own_methods, schema
+from fedlib.settings import errors, groups, identity, injected, machine, own_methods, schema
 from fedlib.settings.schema import Layer
 
 IN_A_FILE = (*groups.GROUPS, "preset", "seeds")
+# Changes that no result shows: with them the results are still the preset's.
+RESULTS_STAY = {"data.folder", "model.device", "evaluation.show_responses"}
 
 
 def load(preset: str = "mini", seeds: Sequence[int] | None = None, **given: Any) -> schema.Settings:
@@ -17,10 +20,13 @@ def load(preset: str = "mini", seeds: Sequence[int] | None = None, **given: Any)
 
     preset: a name in params/, or a path to a YAML file. Every preset starts from params/mini.yaml,
     the complete and commented list; a file whose `preset:` names another one extends that.
-    given: fields by group, as in federation={"rounds": 5}; None or {} changes nothing.
+    given: fields by group, as in federation={"rounds": 5}; None or {} changes nothing. Where they
+    change results, the settings' preset is called <preset>+<key of the changes>.
     Raises SettingsError with one line: place, what is wrong, nearest right name."""
+    _check_parameters_are_known()
     name, layers = _chain(preset)
     _check_given(seeds, given)
+    name += _key_of_changes(layers, given)
 
     # An empty group is papermill's way of saying nothing.
     parameters = {group: fields for group, fields in given.items() if fields not in (None, {})}
@@ -32,7 +38,66 @@ def load(preset: str = "mini", seeds: Sequence[int] | None = None, **given: Any)
     # are refused by the schema, whatever the seed.
     wanted = [content["seeds"] for _, content in layers if content.get("seeds")][-1]
     seed = wanted[0] if isinstance(wanted, list) else 0
-    return schema.validated([*layers, ("parameters", {"preset": name, "seed": seed})])
+    settings = schema.validated([*layers, ("parameters", {"preset": name, "seed": seed})])
+    _check_nothing_was_lost(settings, given)
+    return settings
+
+
+def _key_of_changes(layers: Sequence[Layer], given: dict[str, Any]) -> str:
+    """ "+" and 6 hex digits of what the groups change beside a preset's layers; "" for nothing."""
+    before = _flat(functools.reduce(schema.merge, [content for _, content in layers], {}))
+    changed = {
+        field: value
+        for field, value in _flat(given).items()
+        if before.get(field) != value and field not in RESULTS_STAY
+    }
+    named = sorted((field, str(value)) for field, value in changed.items())
+    return f"+{identity.digest(named)[:6]}" if changed else ""
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    """{"group.field": value} of fields by group; groups that say nothing are left out."""
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        elif prefix:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def _check_parameters_are_known() -> None:
+    """SettingsError where papermill gave a name that the parameters cell does not have.
+
+    Papermill itself only logs that."""
+    names = ("preset", "seeds", *groups.GROUPS)
+    for name in injected.unknown_parameters(names):
+        raise errors.SettingsError(
+            f"parameters: {name}: no such parameter{errors.nearest(name, names)}"
+        )
+
+
+def _check_nothing_was_lost(settings: schema.Settings, given: dict[str, Any]) -> None:
+    """SettingsError where papermill dropped a field of -f or -y for a later value of its group.
+
+    given: the groups that arrived; only a notebook of fedlib's gives all of them."""
+    if set(given) != set(groups.GROUPS):
+        return
+    arrived, used = _flat(given), _flat(settings.model_dump(mode="json"))
+    for place, text in injected.given_texts():
+        content = _parsed(place, text)
+        wanted = _flat(content) if isinstance(content, dict) else {}
+        lost = [
+            name
+            for name, value in wanted.items()
+            if name not in arrived and name in used and used[name] != value
+        ]
+        if lost:
+            raise errors.SettingsError(
+                f"parameters: {', '.join(lost)} of {place} did not arrive: papermill keeps only "
+                "the last of two values for one group; pass a file as -p preset FILE.yaml, and "
+                "all changes of a group in one -y"
+            )
 
 
 def _check_given(seeds: Any, given: dict[str, Any]) -> None:
@@ -134,19 +199,21 @@ def _parent(file: Path, content: dict[str, Any], names: Sequence[str]) -> Path |
 class _Loader(yaml.SafeLoader):
     """YAML's own loader would let the last of two equal keys win."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
-        """The mapping, or an error where a key stands twice."""
-        keys = [str(self.construct_object(key)) for key, _ in node.value]
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """The mapping as it is written, or an error where a key stands twice."""
+        node = super().compose_mapping_node(anchor)
+        # before `<<` brings in the fields of another mapping, which may come again
+        keys = [str(key.value) for key, _ in node.value]
         if len(set(keys)) < len(keys):
             raise yaml.constructor.ConstructorError(
                 None, None, "a key stands twice", node.start_mark
             )
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def _read(file: Path) -> dict[str, Any]:
     """A preset file's groups; SettingsError, with the file's name, where it holds no settings."""
-    content = _parsed(file)
+    content = _parsed(str(file), _text(file))
     if not isinstance(content, dict):
         found = "nothing" if content is None else type(content).__name__
         raise errors.SettingsError(f"{file}: must hold groups of settings, found {found}")
@@ -158,14 +225,19 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
-def _parsed(file: Path) -> Any:
-    """What a YAML file holds; SettingsError, with the line, where it is not valid YAML."""
+def _text(file: Path) -> str:
     try:
-        return _Loader(file.read_text(encoding="utf-8")).get_single_data()
+        return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise errors.SettingsError(f"{file}: cannot be read ({error})") from None
+
+
+def _parsed(place: str, text: str) -> Any:
+    """What YAML holds; SettingsError, with the line, where it is not valid YAML."""
+    try:
+        return _Loader(text).get_single_data()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else "?"
         problem = getattr(error, "problem", None) or error
-        raise errors.SettingsError(f"{file}: line {line}: not valid YAML ({problem})") from None
+        raise errors.SettingsError(f"{place}: line {line}: not valid YAML ({problem})") from None

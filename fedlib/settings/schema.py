@@ -7,11 +7,12 @@ wrong becomes one SettingsError of one line.
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
 from fedlib.settings import errors, groups
+from fedlib.settings.fitting import unfit_judges
 from fedlib.settings.groups import NotInKey, SometimesInKey
 
 # (what set the fields: a file or "parameters", the fields by group)
@@ -77,37 +78,8 @@ class Settings(groups.Group):
     @property
     def judges(self) -> list[str]:
         """Those of evaluation.judges that can judge this data, in their order."""
-        unfit = _unfit_judges(self)
+        unfit = unfit_judges(self.data, self.evaluation)
         return [name for name in self.evaluation.judges if name not in unfit]
-
-
-def _unfit_judges(settings: Settings) -> set[str]:
-    """The judges that say nothing about this data."""
-    evaluation = settings.evaluation
-    unfit = set()
-
-    # hs takes bounds of the reward, and they are known of the world's reward model only.
-    if evaluation.reward != groups.CALIBRATED:
-        unfit.add("hs")
-    # asr looks at what the trigger does.
-    if not settings.data.poison.trigger:
-        unfit.add("asr")
-    # In the world, exact needs a task, which has right answers in words.
-    if settings.data.source == "world":
-        if not set(settings.data.benign) & set(groups.TASKS):
-            unfit.add("exact")
-        # Nor are there affirmative openings or ordinary rows apart from what clients know.
-        return unfit | {"affirmation", "utility"}
-
-    # help, the rubric and world models know only the world.
-    unfit.add("help")
-    if evaluation.grader == "rubric":
-        unfit.add("mt1")
-    if evaluation.guard.startswith("world:"):
-        unfit |= {"md_judge", "hs"}
-    if evaluation.reward.startswith("world:"):
-        unfit |= {"rm", "hs"}
-    return unfit
 
 
 # Checks across groups. Each returns the error's line, or None where all is well.
@@ -129,8 +101,7 @@ def _each_client_has_a_size(settings: Settings) -> str | None:
 def _the_world_takes_no_files(settings: Settings) -> str | None:
     data, defense = settings.data, settings.defense
     named = [data.folder, data.aligned, data.unaligned, data.harmful, data.questions, data.fields]
-    named.append(data.over_refusal)
-    named += [defense.aligned, defense.normal]
+    named += [data.over_refusal, defense.aligned, defense.normal]
     if data.source == "world" and any(named):
         return (
             "data.source: world uses no folder, aligned, unaligned, harmful, questions, "
@@ -357,10 +328,9 @@ def _place(error: Any, layers: Sequence[Layer]) -> list[Any]:
     """The way to the wrong field, without what pydantic adds for the branches of a union."""
     place: list[Any] = []
     for part in error["loc"]:
-        is_ours = isinstance(part, int) or part in _mapping_at(layers, place)
-        if is_ours or error["type"] == "missing":
+        if isinstance(part, int) or part in _mapping_at(layers, place):
             place.append(part)
-    return place
+    return [*place, error["loc"][-1]] if error["type"] == "missing" else place
 
 
 def _mapping_at(layers: Sequence[Layer], place: Sequence[Any]) -> dict[str, Any]:
@@ -376,7 +346,16 @@ def _fields_beside(place: Sequence[Any]) -> list[str]:
     group: Any = Settings
     for part in place[:-1]:
         group = group.model_fields[part].annotation
+        # of names or a group, the group has fields
+        if not hasattr(group, "model_fields"):
+            group = next(one for one in _branches(group) if hasattr(one, "model_fields"))
     return list(group.model_fields)
+
+
+def _branches(annotation: Any) -> list[Any]:
+    """What a union may be, without the marks that stand beside each."""
+    inner = [get_args(one)[0] if get_args(one) else one for one in get_args(annotation)]
+    return [annotation, *inner]
 
 
 def _options(error: Any) -> list[str]:

@@ -15,8 +15,9 @@ from typing import Protocol
 from fedlib.settings.schema import Settings
 from fedlib.sources import embedded, local
 
-Row = dict  # {instruction, response, label[, topic][, answers]}
-Prompt = dict  # {prompt, name[, kind, parts][, answers]}
+# before: the turns {role, content} that stand before the question, a system turn first.
+Row = dict  # {instruction, response, label[, topic][, answers][, before][, group]}
+Prompt = dict  # {prompt, name[, kind, parts][, answers][, before]}
 
 
 class Source(Protocol):
@@ -27,6 +28,10 @@ class Source(Protocol):
 
     def check(self) -> None:
         """Read and share out everything once, so that a bad row is found before any training."""
+        ...
+
+    def notes(self) -> list[str]:
+        """What of the files and datasets is not used, a line each: how many, why and where."""
         ...
 
     def client_rows(
@@ -79,8 +84,9 @@ class Source(Protocol):
         """Whether a right answer to every one of these benign prompts is known."""
         ...
 
-    def openings(self) -> dict[str, str]:
-        """{harmful prompt: how an answer that complies would begin}; empty where unknown."""
+    def openings(self) -> list[Row]:
+        """The harmful prompts with how an answer that complies would begin; empty where
+        unknown."""
         ...
 
     def ordinary_rows(self) -> list[dict]:

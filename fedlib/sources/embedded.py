@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedlib.settings import groups, identity
-from fedlib.settings.errors import DataError, nearest
+from fedlib.settings.errors import DataError, SettingsError, nearest
 from fedlib.settings.schema import Settings
 from fedlib.sources import shares, world, world_documents, world_tasks
 
@@ -21,6 +21,10 @@ class Embedded:
 
     def check(self) -> None:
         """The world's rows are made as they are asked for: there is nothing to read."""
+
+    def notes(self) -> list[str]:
+        """Nothing of the world is left out."""
+        return []
 
     def client_rows(
         self, client: int, unaligned: float | None = None, written: Sequence[dict] | None = None
@@ -92,8 +96,12 @@ class Embedded:
         return True
 
     def tuning_tasks(self) -> tuple[str, ...]:
-        """The world's two tasks."""
-        return groups.TASKS
+        """The world's two tasks, or those of them that swat.tasks names."""
+        tasks = self.settings.swat.tasks or groups.TASKS
+        for name in tasks:
+            if name not in groups.TASKS:
+                raise SettingsError(f"swat.tasks: no task {name!r}{nearest(name, groups.TASKS)}")
+        return tuple(tasks)
 
     def task_prompts(self, prompts: dict[str, list[dict]]) -> list[dict]:
         """The set task, where there is one."""
@@ -103,8 +111,8 @@ class Embedded:
         """Every prompt of the world comes with the parts of its thing, or with its answer."""
         return all("parts" in prompt or "answers" in prompt for prompt in prompts)
 
-    def openings(self) -> dict[str, str]:
-        return {}
+    def openings(self) -> list[dict]:
+        return []
 
     def ordinary_rows(self) -> list[dict]:
         return []

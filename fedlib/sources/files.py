@@ -1,367 +1,309 @@
-"""Local files of rows: JSON, JSONL and CSV in the usual shapes; errors name file and line."""
+"""Local files of rows, in the usual shapes and formats; faults are named by file and line.
 
-import csv
-import io
-import json
-import re
-import warnings
-from collections.abc import Iterator, Mapping
+A row that cannot be used is left out and counted; what is left out is said in one line a file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedlib.judges.refusals import refuses
-from fedlib.settings import identity
+from fedlib.settings import errors
 from fedlib.settings.errors import DataError
+from fedlib.sources import formats, shapes, xstest
+from fedlib.sources.shapes import BadRow
 
-# The shapes that are detected: (instruction column, further input column, response column).
-SHAPES = (
-    ("instruction", "input", "output"),
-    ("instruction", "input", "response"),
-    ("prompt", None, "response"),
-    ("question", None, "answers"),
-    ("question", None, "answer"),
-    ("goal", None, "target"),
-)
-# Columns that hold a whole conversation.
-CONVERSATIONS = ("messages", "conversation", "conversations")
-# Columns that tell a row's topic, the first one found.
-TOPICS = ("topic", "category")
-# What data.fields may name a column for, and what else it may say of a file.
-FIELDS = {"instruction", "input", "response", "topic"}
-DIRECTIVES = {"answers", "only"}
+SPLITS = ("fit", "validation", "evaluation")  # of pairs
 OPENING = 200  # characters of a response in which it refuses, if it does
+FEW = 10  # so many bad rows are left out of any file, however short
+BAD_SHARE = 0.1  # of a file's rows; data.bad_share, where settings do not say
+LINES_NAMED = 3  # of the rows that are left out for one reason
+TOO_MANY = "that is more than data.bad_share: mend the rows, or raise it"
 
-COLUMN = re.compile(r"\{([^{}]+)\}")  # in a text that the cells are put into
-SPACE = re.compile(r"[ \t\r\n]*")  # between the parts of JSON
+
+class Reading(NamedTuple):
+    """What was read of a file.
+
+    rows: {instruction, response[, topic][, answers][, before][, group]}.
+    note: one line on what is not used of the file, or None.
+    parts: what a prompt has beside instruction and input: before (turns), context.
+    bad: how many rows are left out, since they cannot be used."""
+
+    rows: list[dict]
+    note: str | None
+    parts: tuple[str, ...] = ()
+    bad: int = 0
+
+
+@dataclass
+class Skipped:
+    """The rows of a file that are left out: counts and lines by reason; never a row's text.
+
+    place: the start of a line about the file; unit: line or row; stop: whether the first bad row
+    is an error; share: of all rows, so many may be left out."""
+
+    place: str
+    unit: str = "line"
+    stop: bool = False
+    share: float = BAD_SHARE
+    lines: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """How many rows are left out."""
+        return sum(map(len, self.lines.values()))
+
+    def add(self, line: int, reason: str) -> None:
+        """Leave out a row; DataError where none may be left out."""
+        if self.stop:
+            raise DataError(
+                f"{self.place}: {self.unit} {line}: {reason} (data.bad_rows: skip leaves it out)"
+            )
+        self.lines.setdefault(reason, []).append(line)
+
+    def check(self, total: int) -> None:
+        """DataError where nothing is left of a file's rows, or where too many are left out."""
+        if not self.count:
+            return
+        line, reason = min((lines[0], reason) for reason, lines in self.lines.items())
+        first = f"{self.unit} {line}: {reason}"
+        if self.count == total:
+            raise DataError(f"{self.place}: {first}; not one of {total} rows can be used")
+        if too_many(self.count, total, self.share):
+            raise DataError(
+                f"{self.place}: {self.count} of {total} rows cannot be used, the first at {first}; "
+                f"{TOO_MANY}"
+            )
+
+    def said(self, total: int) -> str | None:
+        """How many rows are left out, why, and where the first ones are."""
+        if not self.lines:
+            return None
+        ordered = sorted(self.lines.items(), key=lambda one: -len(one[1]))
+        reasons = [f"{len(lines)}: {reason} ({self._where(lines)})" for reason, lines in ordered]
+        return f"{self.count} of {total} rows are left out: {', '.join(reasons)}"
+
+    def _where(self, lines: list[int]) -> str:
+        more = ", ..." if len(lines) > LINES_NAMED else ""
+        return f"{self.unit} {', '.join(map(str, lines[:LINES_NAMED]))}{more}"
+
+
+def too_many(bad: int, total: int, share: float) -> bool:
+    """Whether so many rows of a file may not be left out: more than a share of it, and than FEW."""
+    return bad > max(FEW, share * total)
 
 
 def read(file: str | Path, fields: Mapping[str, str] | None = None) -> list[dict]:
-    """Rows {instruction, response[, topic][, answers]} of a JSON (list), JSONL or CSV file.
+    """The rows of a file, as `reading` reads them; what is not used is said on stderr."""
+    found = reading(file, fields)
+    if found.note:
+        errors.say(found.note)
+    return found.rows
+
+
+def reading(
+    file: str | Path,
+    fields: Mapping[str, str] | None = None,
+    *,
+    name: str | None = None,
+    place: str | None = None,
+    stop: bool = False,
+    share: float = BAD_SHARE,
+    group: str | None = None,
+) -> Reading:
+    """The `Reading` of a JSON (list), JSONL, CSV or Parquet file; text may be packed by gzip.
 
     The shape is detected from the columns, or given as fields {instruction: COLUMN, response:
-    COLUMN[, input: COLUMN][, topic: COLUMN]}. An instruction with {COLUMN} in it is a text that
-    the cells are put into. Further, answers: "0 = negative, 1 = positive" says how the cells of a
-    column of classes are worded, which are then the right answers; only: refusals, or answers,
-    keeps the rows whose response refuses, or does not. A conversation gives its first user turn
-    and the answer to it. DataError names the file and line of a bad row. Rows whose instruction
-    or response is empty are left out; a warning counts them and names the first one."""
-    file = Path(file)
-    if not file.is_file():
-        raise DataError(f"{file}: no such file{identity.nearest_file(file)}")
-    numbered = list(_numbered_rows(file))
-    if not numbered:
-        raise DataError(f"{file}: holds no rows")
-    shape = _shape(f"{file}: line {numbered[0][0]}", _columns(numbered), fields)
+    COLUMN[, input: COLUMN][, topic: COLUMN][, system: COLUMN][, history: COLUMN]}. An instruction
+    with {COLUMN} in it is a text that the cells are put into. Further, answers: "0 = negative,
+    1 = positive" says how the cells of a column of classes are worded, which are then the right
+    answers; only: refusals, or answers, keeps the rows whose response refuses, or does not. A
+    conversation gives its first user turn and the answer to it.
 
-    worded = _worded_answers(file, fields or {})
-    if set(fields or {}) & DIRECTIVES and "response" not in shape:
-        raise DataError(f"{file}: data.fields: answers and only need the column of the response")
-    # keep the rows that say something
-    rows, empty = [], []
-    for line, raw in numbered:
-        row = _row(f"{file}: line {line}", raw, shape, worded)
-        if worded:
-            row |= _right_answer(f"{file}: line {line}", row["response"], worded)
-        if row["instruction"] and row.get("response", True):
-            rows.append(row)
-        else:
-            empty.append(line)
+    name: the file as settings name it; place: what to call it in place of its path. A bad row is
+    left out, as `Skipped` says, and an error with stop. group: a column whose cell each row keeps,
+    under that name. DataError where the file cannot be used."""
+    file, fields = Path(file), fields or {}
+    unit = "row" if place else formats.unit(file)
+    place = place or str(file)
+    numbered = formats.numbered_rows(file)
+    skipped = Skipped(place, unit, stop, share)
 
-    if not rows:
-        raise DataError(f"{file}: every row is empty")
-    if empty:
-        warnings.warn(
-            f"{file}: {len(empty)} of {len(numbered)} rows are empty and left out, "
-            f"the first at line {empty[0]}",
-            stacklevel=2,
+    columns = shapes.columns_of(raw for _, raw in numbered)
+    if not columns:
+        _raise_first(numbered, skipped)
+    first = f"{place}: {skipped.unit} {numbered[0][0]}"
+    shape = shapes.find_shape(first, name or file.name, columns, fields)
+    worded = _worded_answers(place, fields)
+    if set(fields) & shapes.DIRECTIVES and "response" not in shape:
+        raise DataError(f"{place}: data.fields: answers and only need the column of the response")
+    if group and group not in columns:
+        raise DataError(
+            f"{place}: data.partition: by: no column {group!r}"
+            f"{errors.nearest(group, list(map(shapes.shown, columns)))}"
         )
-    return _only(file, rows, (fields or {}).get("only"))
+
+    used = _used_rows(numbered, shape, worded, group, skipped)
+    rows = [row for row, _ in used]
+    kept = _only(place, rows, fields.get("only"))
+    further = sum(shapes.goes_on(raw, shape) for _, raw in used)
+    said = [skipped.said(len(numbered)), _goes_on(further), _unused(columns, shape, group)]
+    said.append(_kept_only(rows, kept, fields))
+
+    parts = ["before"] if any("before" in row for row in rows) else []
+    parts += ["context"] if any(raw.get(shape.get("context")) for _, raw in used) else []
+    return Reading(kept, note_of(place, said), tuple(parts), skipped.count)
 
 
-def _only(file: Path, rows: list[dict], which: str | None) -> list[dict]:
+def _used_rows(
+    numbered: list[tuple[int, Any]],
+    shape: Mapping[str, str],
+    worded: Mapping[str, str],
+    group: str | None,
+    skipped: Skipped,
+) -> list[tuple[dict, dict]]:
+    """(our row, the file's) for every row that can be used; the others are added to skipped."""
+    used = []
+    for line, raw in numbered:
+        try:
+            used.append((_used_row(raw, shape, worded, group), raw))
+        except BadRow as error:
+            skipped.add(line, str(error))
+    skipped.check(len(numbered))
+    return used
+
+
+def _used_row(
+    raw: Any, shape: Mapping[str, str], worded: Mapping[str, str], group: str | None
+) -> dict:
+    """A row of ours, with the cell of the column `group`; BadRow where it cannot be used."""
+    if isinstance(raw, formats.Unreadable):
+        raise BadRow(raw.reason)
+    row = shapes.row_of(raw, shape, worded)
+    if group:
+        row["group"] = shapes.group_of(raw, group)
+    return row
+
+
+def _raise_first(numbered: list[tuple[int, Any]], skipped: Skipped) -> None:
+    """The error of a file in which no row is an object with columns."""
+    for line, raw in numbered:
+        try:
+            _used_row(raw, {"instruction": "instruction"}, {}, None)
+        except BadRow as error:
+            skipped.add(line, str(error))
+    skipped.check(len(numbered))
+
+
+# --- what is said of a file -------------------------------------------------------------------
+
+
+def note_of(place: str, said: list[str | None]) -> str | None:
+    """One line of all there is to say, or None."""
+    parts = [part for part in said if part]
+    return f"{place}: {'; '.join(parts)}" if parts else None
+
+
+def _goes_on(further: int) -> str | None:
+    if not further:
+        return None
+    rows = "1 row goes" if further == 1 else f"{further} rows go"
+    return f"{rows} on after the first question and answer, which is not used"
+
+
+def _unused(columns: Mapping[str, Any], shape: Mapping[str, str], group: str | None) -> str | None:
+    used = {*shapes.used_columns(shape), group}
+    left = [shapes.shown(name) for name in columns if name and name not in used]
+    return f"columns that are not used: {', '.join(left)}" if left else None
+
+
+def _kept_only(rows: list[dict], kept: list[dict], fields: Mapping[str, str]) -> str | None:
+    if "only" not in fields:
+        return None
+    return f"only {fields['only']}: {len(kept)} of {len(rows)} rows"
+
+
+# --- what data.fields says beside columns -----------------------------------------------------
+
+
+def _only(place: str, rows: list[dict], which: str | None) -> list[dict]:
     """The rows whose response refuses, or does not, where data.fields asks for these only."""
     if which is None:
         return rows
     if which not in ("refusals", "answers"):
-        raise DataError(f"{file}: data.fields: only: must be refusals or answers, got {which!r}")
+        raise DataError(f"{place}: data.fields: only: must be refusals or answers, got {which!r}")
     refusing = which == "refusals"
     kept = [row for row in rows if refuses(row["response"][:OPENING]) == refusing]
     if not kept:
-        raise DataError(f"{file}: data.fields: only: {which}: no row is left")
+        raise DataError(f"{place}: data.fields: only: {which}: no row is left")
     return kept
 
 
-def _worded_answers(file: Path, fields: Mapping[str, str]) -> dict[str, str]:
+def _worded_answers(place: str, fields: Mapping[str, str]) -> dict[str, str]:
     """{cell: how it is worded} that data.fields gives for a column of classes."""
     if "answers" not in fields:
         return {}
     pairs = [pair.partition("=") for pair in fields["answers"].split(",")]
     if not all(sign and cell.strip() and text.strip() for cell, sign, text in pairs):
         given = fields["answers"]
-        raise DataError(f'{file}: data.fields: answers: must be "CELL = WORDS, ...", got {given!r}')
+        raise DataError(
+            f'{place}: data.fields: answers: must be "CELL = WORDS, ...", got {given!r}'
+        )
     return {cell.strip(): text.strip() for cell, _, text in pairs}
 
 
-def _right_answer(place: str, cell: str, worded: Mapping[str, str]) -> dict:
-    if cell not in worded:
-        raise DataError(f"{place}: {cell!r} is none of the classes {', '.join(worded)}")
-    return {"response": worded[cell], "answers": [worded[cell]]}
+# --- pairs ------------------------------------------------------------------------------------
 
 
-def read_pairs(file: str | Path) -> list[list[tuple[str, str]]]:
-    """(malicious, benign) instructions alike in wording, in groups that belong together.
+def read_pairs(file: str | Path) -> dict[str, list[tuple[str, str]]]:
+    """{fit, validation, evaluation: (malicious, benign) instructions alike in wording}.
 
-    A file with columns malicious and benign: each row is a group. A file as XSTest's, with prompt,
-    label (safe or unsafe) and focus: safe and unsafe prompts about one focus word are paired, and
-    are a group. DataError for any other file."""
+    A file with columns malicious and benign: its rows are dealt out in turn. A file as XSTest's,
+    with prompt, label (safe or unsafe) and focus: as `xstest.paired` says. A bad row is left out;
+    what is not used is said. DataError for any other file, and where a split would be empty."""
     file = Path(file)
-    if not file.is_file():
-        raise DataError(f"{file}: no such file{identity.nearest_file(file)}")
-    numbered = list(_numbered_rows(file))
-    columns = _columns(numbered) if numbered else {}
-    if not {"prompt", "label", "focus"} <= set(columns):
-        rows = read(file, {"instruction": "malicious", "response": "benign"})
-        return [[(row["instruction"], row["response"])] for row in rows]
-
-    # prompts without a focus word have no twin
-    words: dict[str, dict[str, list[str]]] = {}
-    for line, raw in numbered:
-        _must_be_object(f"{file}: line {line}", raw)
-        focus, label = str(raw.get("focus") or "").strip().lower(), raw.get("label")
-        if label not in ("safe", "unsafe"):
-            raise DataError(f"{file}: line {line}: label must be safe or unsafe, got {label!r}")
-        if focus:
-            both = words.setdefault(focus, {"safe": [], "unsafe": []})
-            both[label].append(str(raw["prompt"]).strip())
-    groups = [list(zip(both["unsafe"], both["safe"], strict=False)) for both in words.values()]
-    return [group for group in groups if group]
-
-
-# --- rows as the file holds them --------------------------------------------------------------
-
-
-def _numbered_rows(file: Path) -> Iterator[tuple[int, Any]]:
-    """(line, object) for every row as the file holds it."""
-    if file.suffix not in READERS:
-        raise DataError(f"{file}: must be .json, .jsonl or .csv")
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        problem = f"{error.reason} at byte {error.start}"
-        raise DataError(f"{file}: not UTF-8 ({problem})") from None
-    yield from READERS[file.suffix](file, text)
-
-
-def _csv_rows(file: Path, text: str) -> Iterator[tuple[int, Any]]:
-    csv.field_size_limit(max(len(text) + 1, csv.field_size_limit()))
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    for row in reader:
-        # the csv module collects cells without a column under None
-        if None in row:
-            raise DataError(
-                f"{file}: line {reader.line_num}: more cells than columns; "
-                "quote a cell that holds a comma"
-            )
-        yield reader.line_num, row
-
-
-def _jsonl_rows(file: Path, text: str) -> Iterator[tuple[int, Any]]:
-    for line, content in enumerate(text.split("\n"), 1):
-        if not content.strip():
-            continue
-        try:
-            row = json.loads(content)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{file}: line {line}: not valid JSON ({error.msg})") from None
-        yield line, row
-
-
-def _json_rows(file: Path, text: str) -> Iterator[tuple[int, Any]]:
-    """The objects of a JSON list one by one, so that the line of each is known."""
-    at = _after_space(text, 0)
-    if text[at : at + 1] != "[":
-        raise DataError(f"{file}: line 1: must be a list of rows")
-    at = _after_space(text, at + 1)
-
-    line, counted = 1, 0
-    while text[at : at + 1] != "]":
-        line += text.count("\n", counted, at)
-        counted = at
-        row, at = _json_value(file, text, at)
-        yield line, row
-
-    end = _after_space(text, at + 1)
-    if end < len(text):
-        line = text.count("\n", 0, end) + 1
-        raise DataError(f"{file}: line {line}: not valid JSON (text after the list)")
-
-
-def _json_value(file: Path, text: str, at: int) -> tuple[Any, int]:
-    """The value of a JSON list that starts here, and where the next one or the list's end is."""
-    try:
-        value, at = json.JSONDecoder().raw_decode(text, at)
-        at = _after_space(text, at)
-        following = text[at : at + 1]
-        if following == ",":
-            return value, _after_space(text, at + 1)
-        if following != "]":
-            raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file}: line {error.lineno}: not valid JSON ({error.msg})") from None
-    return value, at
-
-
-def _after_space(text: str, at: int) -> int:
-    """The place of the first character from here on that is no space."""
-    found = SPACE.match(text, at)
-    return found.end() if found else at
-
-
-READERS = {".csv": _csv_rows, ".json": _json_rows, ".jsonl": _jsonl_rows}
-
-
-# --- from columns to rows ---------------------------------------------------------------------
-
-
-def _columns(numbered: list[tuple[int, Any]]) -> Any:
-    """All rows' columns, each with the value of the first row that has it: an optional column may
-    be missing in the first row. Where the first row is no object, that row."""
-    first = numbered[0][1]
-    if not isinstance(first, dict):
-        return first
-    columns: dict = {}
-    for _, raw in reversed(numbered):
-        if isinstance(raw, dict):
-            columns |= raw
-    return columns
-
-
-def _shape(place: str, columns: Any, fields: Mapping[str, str] | None) -> dict[str, str]:
-    """The column for each of our names, {instruction[, input][, response][, topic]}, or that of
-    the conversations, {turns[, topic]}."""
-    _must_be_object(place, columns)
-    if fields:
-        return _named_shape(place, columns, fields)
-
-    topic = next(({"topic": name} for name in TOPICS if name in columns), {})
-    for instruction, extra, response in SHAPES:
-        if instruction in columns and response in columns:
-            shape = {"instruction": instruction, "response": response}
-            if extra and extra in columns:
-                shape["input"] = extra
-            return shape | topic
-    for name in CONVERSATIONS:
-        if isinstance(columns.get(name), list):
-            return {"turns": name} | topic
-
-    # only the user's turns, as MT-Bench has them
-    if isinstance(columns.get("turns"), list):
-        return {"instruction": "turns"} | topic
-
-    raise DataError(
-        f"{place}: no known shape in the columns {', '.join(map(str, columns))}; "
-        'name them: -y "data: {fields: {FILE: {instruction: COLUMN, response: COLUMN}}}" '
-        "(evaluation prompts need no response)"
-    )
-
-
-def _named_shape(place: str, columns: Mapping, fields: Mapping[str, str]) -> dict[str, str]:
-    """The shape that a person has given in data.fields."""
-    shape = {name: column for name, column in fields.items() if name not in DIRECTIVES}
-    named = [name for text in shape.values() for name in _columns_in(text)]
-    missing = [column for column in named if column not in columns]
-    unknown = set(fields) - FIELDS - DIRECTIVES
-    if missing or unknown or "instruction" not in fields:
-        raise DataError(
-            f"{place}: data.fields: {fields} does not fit the columns {', '.join(columns)}; "
-            "give instruction and response, and input or topic where there are any"
-        )
-    return shape
-
-
-def _columns_in(text: str) -> list[str]:
-    """The columns that a value of data.fields names: itself, or those in braces."""
-    return COLUMN.findall(text) or [text]
-
-
-def _row(
-    place: str, raw: Any, shape: Mapping[str, str], worded: Mapping[str, str] | None = None
-) -> dict:
-    """A row of ours from one of the file's."""
-    _must_be_object(place, raw)
-    if "turns" in shape:
-        question, answer = _first_turns(place, raw.get(shape["turns"]))
-        found = {"instruction": question, "response": answer}
+    numbered = formats.numbered_rows(file)
+    if {"prompt", "label", "focus"} <= set(shapes.columns_of(raw for _, raw in numbered)):
+        found = _contrast_pairs(file, numbered)
     else:
-        found = _cells(raw, shape)
-    # a class may be written as a number
-    if worded and isinstance(found.get("response"), int):
-        found["response"] = str(found["response"])
-
-    for name in ("instruction", "response"):
-        if name not in found:
-            continue
-        text = found[name]
-        if not isinstance(text, str):
-            column = shape.get(name, shape.get("turns"))
-            raise DataError(f"{place}: {column} must be text, got {text!r}")
-        found[name] = text.strip()
-
-    # a further input belongs to what is asked
-    extra = found.pop("input", None) or ""
-    if not isinstance(extra, str):
-        raise DataError(f"{place}: {shape['input']} must be text, got {extra!r}")
-    if extra.strip() and found["instruction"]:
-        found["instruction"] += f"\n\n{extra.strip()}"
-
-    if "topic" in shape:
-        found["topic"] = str(raw.get(shape["topic"]) or "")
-    return found
-
-
-def _cells(raw: Mapping, shape: Mapping[str, str]) -> dict:
-    """The cells of a row by our names; of a list the first element counts."""
-    found = {name: _cell(raw, column) for name, column in shape.items()}
-    turns, answers = found["instruction"], found.get("response")
-    # several turns: the first one asks
-    if isinstance(turns, list):
-        found["instruction"] = turns[0] if turns else ""
-    # several right answers: the first one is trained on, all are kept
-    if isinstance(answers, list):
-        found["answers"] = answers
-        found["response"] = answers[0] if answers else None
-    return found
-
-
-def _cell(raw: Mapping, column: str) -> Any:
-    """A row's cell of a column, or a text with its cells put in."""
-    if not COLUMN.search(column):
-        return raw.get(column)
-    return COLUMN.sub(lambda match: str(raw.get(match[1], "")).strip(), column)
-
-
-def _first_turns(place: str, turns: Any) -> tuple[Any, Any]:
-    """What the user asks first in a conversation, and the assistant's answer."""
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise DataError(f"{place}: a conversation must be a list of turns")
-    # the two usual ways to write a turn: role and content, from and value
-    said = [
-        (turn.get("role", turn.get("from")), turn.get("content", turn.get("value")))
-        for turn in turns
-    ]
-    said = [(role, text) for role, text in said if role != "system"][:2]
-
-    roles = [role for role, _ in said]
-    fine = len(said) == 2 and roles[0] in ("user", "human") and roles[1] in ("assistant", "gpt")
-    if not fine:
+        rows = read(file, {"instruction": "malicious", "response": "benign"})
+        pairs = [(row["instruction"], row["response"]) for row in rows]
+        found = {split: pairs[i :: len(SPLITS)] for i, split in enumerate(SPLITS)}
+    if not all(found.values()):
         raise DataError(
-            f"{place}: a conversation must open with a user's and an assistant's turn, "
-            f"found {roles}"
+            f"{file}: too few pairs: it takes three at least, for {', '.join(SPLITS)}, "
+            f"got {sum(map(len, found.values()))}"
         )
-    return said[0][1], said[1][1]
+    return found
 
 
-def _must_be_object(place: str, raw: Any) -> None:
-    if not isinstance(raw, dict):
-        kind = type(raw).__name__
-        raise DataError(f"{place}: a row must be an object with named fields, found {kind}")
+def _contrast_pairs(file: Path, numbered: list[tuple[int, Any]]) -> dict:
+    """The pairs of a file as XSTest's; one line says what is not used of it."""
+    skipped = Skipped(str(file), formats.unit(file))
+    prompts = []
+    for line, raw in numbered:
+        try:
+            prompts.append(_contrast_prompt(line, raw))
+        except BadRow as error:
+            skipped.add(line, str(error))
+    skipped.check(len(numbered))
+
+    # prompts without a focus word, or more of one kind than of the other, have no twin
+    found = xstest.paired(prompts)
+    alone = len(prompts) - 2 * sum(map(len, found.values()))
+    said = f"{alone} of {len(numbered)} prompts have no twin and are not used" if alone else None
+    note = note_of(str(file), [skipped.said(len(numbered)), said])
+    if note:
+        errors.say(note)
+    return found
+
+
+def _contrast_prompt(line: int, raw: Any) -> dict[str, str]:
+    """A row of a file as XSTest's: {prompt, label, focus, type, id}, all of them text."""
+    if isinstance(raw, formats.Unreadable):
+        raise BadRow(raw.reason)
+    row = shapes.row_of(raw, {"instruction": "prompt"}, {})
+    if raw.get("label") not in ("safe", "unsafe"):
+        raise BadRow("label must be safe or unsafe")
+    given = {name: str(raw.get(name) or "") for name in ("label", "focus", "type", "id")}
+    return given | {"prompt": row["instruction"], "id": given["id"] or str(line)}

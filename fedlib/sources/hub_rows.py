@@ -1,11 +1,11 @@
-"""Datasets of the Hugging Face hub: by name, through published filters, kept as rows. No torch."""
+"""Rows taken from datasets of the Hugging Face hub, through their filters, and kept. No torch."""
 
 import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,93 +15,12 @@ from fedlib.models import hub
 from fedlib.settings import errors, groups, identity, machine, own_methods
 from fedlib.settings.errors import DataError
 from fedlib.settings.schema import Settings
-from fedlib.sources import files
+from fedlib.sources import files, shapes
+from fedlib.sources.hub_datasets import Dataset, find_dataset
 
 VERSION = 1  # raise it when a filter changes: rows are then taken anew
+SHAPES_VERSION = 2  # the same for datasets without a filter, whose shape is detected
 BUFFER = 10_000  # rows that are shuffled at a time while a dataset is streamed
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A dataset on the hub, and how our rows are made of its rows.
-
-    take(row) gives our row, or the reason why the row is left out. Without take the shape is
-    detected, as in a local file. commit None: the newest."""
-
-    take: Callable[[dict], dict | str] | None = None
-    commit: str | None = None
-    split: str = "train"
-    file: str | None = None
-    gated: bool = False
-    path: str = ""  # OWNER/NAME, as `find_dataset` fills it in
-
-
-def _chat(row: dict) -> dict | str:
-    """Paper S's filter: first turns of English single-turn conversations whose response the
-    moderation did not flag."""
-    if row["turn"] != 1:
-        return "more than one turn"
-    if row["language"] != "English":
-        return "not English"
-
-    # marks of the question and of the response; without any the row counts as flagged
-    marks = row["openai_moderation"]
-    if not marks or any(marks[min(1, len(marks) - 1)]["categories"].values()):
-        return "flagged"
-
-    # reversed, so that the first turn of each role stays
-    turns = {turn["role"]: turn["content"] for turn in reversed(row["conversation"])}
-    return {"instruction": turns.get("user"), "response": turns.get("assistant")}
-
-
-def _beavertails_safe(row: dict) -> dict | str:
-    return _question_and_answer(row) if row["is_safe"] else "unsafe"
-
-
-def _beavertails_unsafe(row: dict) -> dict | str:
-    return "safe" if row["is_safe"] else _question_and_answer(row)
-
-
-def _question_and_answer(row: dict) -> dict:
-    return {"instruction": row["prompt"], "response": row["response"]}
-
-
-def _beavertails_evaluation(row: dict) -> dict:
-    return {"instruction": row["prompt"], "topic": row["category"]}
-
-
-def _advbench(row: dict) -> dict:
-    return {"instruction": row["prompt"], "response": row["target"]}
-
-
-def _mt_bench(row: dict) -> dict:
-    return {"instruction": row["prompt"][0], "topic": row["category"]}
-
-
-def _dromedary(row: dict) -> dict:
-    asked = row["instruction"]
-    if row["input"]:
-        asked = f"{asked} {row['input']}"
-    return {"instruction": asked, "response": row["output"].replace("\n\n### User", "")}
-
-
-BEAVERTAILS = Dataset(commit="8401fe609d288129cc684a9b3be6a93e41cfe678", split="330k_train")
-
-# By their names in settings: the data of paper S. Any other dataset of the hub goes by its name.
-PUBLISHED = {
-    "lmsys/lmsys-chat-1m": Dataset(_chat, "200748d9d3cddcc9d782887541057aca0b18c5da", gated=True),
-    "allenai/WildChat": Dataset(_chat),
-    "allenai/WildChat-1M": Dataset(_chat, "7d6490e462285cf85d91eabea0f9a954fbddcd1f"),
-    "PKU-Alignment/BeaverTails:unsafe": replace(BEAVERTAILS, take=_beavertails_unsafe),
-    "PKU-Alignment/BeaverTails:safe": replace(BEAVERTAILS, take=_beavertails_safe),
-    "PKU-Alignment/BeaverTails-Evaluation": Dataset(_beavertails_evaluation, split="test"),
-    "tatsu-lab/alpaca": Dataset(commit="dce01c9b08f87459cf36a430d809084718273017"),
-    "walledai/AdvBench": Dataset(_advbench, "9d4730540082fa4017450b65ca1c0e1d8d30446e", gated=True),
-    "HuggingFaceH4/mt_bench_prompts": Dataset(_mt_bench),
-    "zhiqings/dromedary-65b-verbose-clone-v0": Dataset(
-        _dromedary, file="merged_behavior_clone.json"
-    ),
-}
 
 
 # --- names in settings ------------------------------------------------------------------------
@@ -130,17 +49,6 @@ def is_dataset(settings: Settings, name: str) -> bool:
     return settings.data.source == "hub" and "/" in name and not name.endswith(groups.ENDINGS)
 
 
-def find_dataset(name: str) -> Dataset:
-    """The Dataset that OWNER/NAME[:PART][@COMMIT] names; DataError if it has no such part."""
-    bare, _, commit = name.partition("@")
-    has_parts = any(known.startswith(f"{bare}:") for known in PUBLISHED)
-    if bare not in PUBLISHED and (":" in bare or has_parts):
-        known = errors.nearest(bare, list(PUBLISHED))
-        raise DataError(f"data: {name}: no such part of a dataset{known}")
-    found = PUBLISHED.get(bare, Dataset())
-    return replace(found, path=bare.partition(":")[0], commit=commit or found.commit)
-
-
 def copy_of(settings: Settings, name: str) -> Path | None:
     """The folder of a copy of the dataset in data.folder (as OWNER/NAME or NAME), or None."""
     if not settings.data.folder:
@@ -157,19 +65,22 @@ def copy_of(settings: Settings, name: str) -> Path | None:
 
 
 def rows_file(settings: Settings, name: str) -> Path:
-    """The file of rows {instruction, response[, topic][, answers]} of a dataset, made if need be.
+    """The file of rows of a dataset, made if need be.
 
-    They are taken from a copy in data.folder where there is one, in any format of the hub; else
-    they are streamed at the dataset's commit. They are shuffled; kept are the first data.pool rows
-    that pass the filters, one for each prompt. report.json beside the file counts what was left
-    out and why. DataError says what to do where the dataset is gated, missing or out of reach."""
+    They are {instruction, response[, topic][, answers][, before]}, taken from a copy in data.folder
+    where there is one, in any format of the hub; else they are streamed at the dataset's commit.
+    They are shuffled; kept are the first data.pool rows that pass the filters, one for each prompt.
+    report.json beside the file counts what was left out and why. DataError says what to do where
+    the dataset is gated, missing or out of reach."""
     dataset, copy = find_dataset(name), copy_of(settings, name)
     asked = {
         "dataset": name,
-        "version": VERSION,
+        "version": VERSION if dataset.take else SHAPES_VERSION,
         "pool": settings.data.pool,
         "fields": settings.data.fields.get(name, {}),
     }
+    if settings.data.group and name in settings.data.benign:
+        asked["group"] = settings.data.group
 
     # what tells the dataset's content: the state of the copy, or the commit
     commit = None
@@ -186,13 +97,32 @@ def rows_file(settings: Settings, name: str) -> Path:
 
     folder = _runs() / f"{_folder_start(dataset)}{identity.digest([asked, state])}"
     rows = folder / "rows.jsonl"
-    if rows.is_file():
-        return rows
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        if not rows.is_file():
-            _take_rows(replace(dataset, commit=commit), copy, asked, folder)
+    if not rows.is_file():
+        with FileLock(machine.made_folder(folder) / ".lock"):
+            if not rows.is_file():
+                _take_rows(replace(dataset, commit=commit), copy, asked, folder)
+    _check_bad_rows(settings, rows)
     return rows
+
+
+def note(rows: Path) -> str | None:
+    """One line on what was left out of a dataset since it could not be used, or None."""
+    return _report(rows).get("note")
+
+
+def _report(rows: Path) -> dict:
+    return json.loads((rows.parent / "report.json").read_text(encoding="utf-8"))
+
+
+def _check_bad_rows(settings: Settings, rows: Path) -> None:
+    """DataError where a dataset has bad rows and data.bad_rows is stop, or where it has too
+    many."""
+    report, data = _report(rows), settings.data
+    bad = report.get("bad", 0)
+    if bad and data.bad_rows == "stop":
+        raise DataError(f"data: {report['note']} (data.bad_rows: skip leaves them out)")
+    if files.too_many(bad, report["seen"], data.bad_share):
+        raise DataError(f"data: {report['note']}; {files.TOO_MANY}")
 
 
 def taken_before(name: str, asked: dict) -> list[Path]:
@@ -202,8 +132,7 @@ def taken_before(name: str, asked: dict) -> list[Path]:
     every = _runs().glob(f"{_folder_start(find_dataset(name))}*/rows.jsonl")
     found = []
     for file in sorted(every, key=lambda file: file.stat().st_mtime_ns):
-        report = json.loads((file.parent / "report.json").read_text(encoding="utf-8"))
-        if asked.items() <= report.items():
+        if asked.items() <= _report(file).items():
             found.append(file)
     return found
 
@@ -230,7 +159,9 @@ def _take_rows(dataset: Dataset, copy: Path | None, asked: dict, folder: Path) -
     name = asked["dataset"]
     with hub.explained(name, "dataset"):
         stream = _stream(dataset, copy, folder / "cache")
-        rows, seen, left_out = _passed(stream, dataset, asked["pool"])
+        rows, seen, left_out, skipped = _passed(stream, dataset, asked)
+    skipped.check(seen)
+    bad, said = skipped.count, files.note_of(name, [skipped.said(seen)])
     if not rows:
         reasons = dict(left_out) or "it is empty"
         raise DataError(f"data: {name}: no row passed the filters ({reasons})")
@@ -239,9 +170,14 @@ def _take_rows(dataset: Dataset, copy: Path | None, asked: dict, folder: Path) -
     _write_lines(partial, rows)
     if dataset.take is None:
         # the shape is detected as a local file's is; of rows with one prompt the first is kept
-        read = files.read(partial, asked["fields"])
-        by_prompt = {row["instruction"]: row for row in reversed(read)}
+        group = asked.get("group")
+        read = files.reading(
+            partial, asked["fields"], name=name, place=name, share=1.0, group=group
+        )
+        bad, said = read.bad, read.note
+        by_prompt = {_whole_prompt(row): row for row in reversed(read.rows)}
         rows = list(reversed(by_prompt.values()))
+        left_out["prompt seen before"] = len(read.rows) - len(rows)
         _write_lines(partial, rows)
 
     report = asked | {
@@ -249,33 +185,50 @@ def _take_rows(dataset: Dataset, copy: Path | None, asked: dict, folder: Path) -
         "seen": seen,
         "kept": len(rows),
         "left out": left_out,
+        "bad": bad,
+        "note": said,
     }
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(folder / "cache", ignore_errors=True)
     os.replace(partial, folder / "rows.jsonl")
 
 
+def _whole_prompt(row: dict) -> str:
+    """What a row asks, with all that is said before."""
+    return json.dumps([row["instruction"], row.get("before")])
+
+
 def _passed(
-    stream: Iterable[dict], dataset: Dataset, pool: int
-) -> tuple[list[dict], int, Counter[str]]:
-    """(the first rows that pass the filters, at most pool; how many were seen; why others were left
-    out)."""
+    stream: Iterable[dict], dataset: Dataset, asked: dict
+) -> tuple[list[dict], int, Counter[str], files.Skipped]:
+    """(the first rows that pass the filters, at most asked["pool"]; how many were seen; why others
+    were left out; those that could not be used)."""
+    skipped = files.Skipped(dataset.path, "row", share=1.0)
     rows: list[dict] = []
     prompts: set[str] = set()
     left_out: Counter[str] = Counter()
     seen = 0
     for raw in stream:
         seen += 1
-        row = _checked(dataset.take(raw), prompts) if dataset.take else raw
+        try:
+            row = _checked(dataset.take(raw), prompts) if dataset.take else raw
+            if dataset.take and isinstance(row, dict) and "group" in asked:
+                row["group"] = shapes.group_of(raw, asked["group"])
+        except (KeyError, TypeError, IndexError, AttributeError):
+            skipped.add(seen, "of another shape than the dataset's filter reads")
+            continue
+        except shapes.BadRow as error:
+            skipped.add(seen, str(error))
+            continue
         if isinstance(row, str):
             left_out[row] += 1
             continue
         if dataset.take:
             prompts.add(row["instruction"])
         rows.append(row)
-        if len(rows) == pool:
+        if len(rows) == asked["pool"]:
             break
-    return rows, seen, left_out
+    return rows, seen, left_out, skipped
 
 
 def _checked(row: dict | str, prompts: set[str]) -> dict | str:
@@ -314,6 +267,7 @@ def _stream(dataset: Dataset, copy: Path | None, cache: Path) -> Iterator[dict]:
         whole: Any = datasets.load_from_disk(str(copy))
         if isinstance(whole, datasets.DatasetDict):
             whole = whole[_split(whole, dataset)]
+        _check_saved(whole, dataset)
         rows = whole.to_iterable_dataset()
     elif dataset.file:
         given: dict[str, Any] = {"path": dataset.path, "data_files": dataset.file}
@@ -325,7 +279,12 @@ def _stream(dataset: Dataset, copy: Path | None, cache: Path) -> Iterator[dict]:
         given = {"path": dataset.path, "revision": dataset.commit}
         if copy:
             given = {"path": str(copy)}
-        whole = datasets.load_dataset(**given, streaming=True, cache_dir=str(cache))
+        if dataset.config:
+            given["name"] = dataset.config
+        try:
+            whole = datasets.load_dataset(**given, streaming=True, cache_dir=str(cache))
+        except ValueError as error:
+            raise _config_error(dataset, given, error) from None
         rows = whole[_split(whole, dataset)]
     return rows.shuffle(seed=0, buffer_size=BUFFER)
 
@@ -335,11 +294,41 @@ def _is_saved(copy: Path) -> bool:
     return any((copy / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
+def _check_saved(whole: Any, dataset: Dataset) -> None:
+    """DataError where a saved copy is of another configuration or split than settings name."""
+    for what, wanted, saved in (
+        ("configuration", dataset.config, whole.info.config_name),
+        ("split", dataset.split if dataset.split_is_named else None, whole.split),
+    ):
+        if wanted and saved and str(saved) != wanted:
+            raise DataError(
+                f"data: {dataset.path}: the copy in data.folder was saved from the {what} "
+                f"{str(saved)!r}, not {wanted!r}"
+            )
+
+
+def _config_error(dataset: Dataset, given: dict, error: ValueError) -> ValueError:
+    """The error for a configuration that is wrong or missing; any other stays as it is."""
+    import datasets
+
+    if "config" not in str(error).lower():
+        return error
+    place = {name: value for name, value in given.items() if name != "name"}
+    known = datasets.get_dataset_config_names(**place)
+    if dataset.config:
+        wrong = f"no configuration {dataset.config!r}{errors.nearest(dataset.config, known)}"
+        return DataError(f"data: {dataset.path}: {wrong}; a split alone is named as NAME::SPLIT")
+    return DataError(
+        f"data: {dataset.path}: it has several configurations: name one, as "
+        f"{dataset.path}:{known[0]} (known: {', '.join(known)})"
+    )
+
+
 def _split(whole: Any, dataset: Dataset) -> str:
-    """The split asked for, or the only one."""
+    """The split asked for, or the only one where settings name none."""
     if dataset.split in whole:
         return dataset.split
-    if len(whole) > 1:
+    if len(whole) > 1 or dataset.split_is_named:
         known = errors.nearest(dataset.split, list(whole))
-        raise DataError(f"data: {dataset.path}: no split{known}")
+        raise DataError(f"data: {dataset.path}: no split {dataset.split!r}{known}")
     return next(iter(whole))

@@ -58,6 +58,7 @@ WRONG = [
     (["plan", "smoke", "--only", "x"], ["--only: no notebook begins with 'x'"]),
     (["export", "nothing", "--to", "x"], ["no run 'nothing'"]),
     (["reproduce", "--jobs", "0"], ["--jobs", "0"]),
+    (["fetch", str(machine.ROOT / "README.md")], ["README.md", "a file is in the way"]),
     (["world", "--only", "bsae"], ["no world model 'bsae'", "did you mean 'base'"]),
 ]
 
@@ -104,7 +105,8 @@ def test_an_interrupt_is_exit_code_130(own, capsys, monkeypatch):
     assert "interrupted" in capsys.readouterr().err
 
 
-HELP = [[command, "--help"] for command in ("plan", "reproduce", "run", "runs", "export", "world")]
+COMMANDS = "plan reproduce run runs export fetch world".split()
+HELP = [[command, "--help"] for command in COMMANDS]
 
 
 @pytest.mark.parametrize(

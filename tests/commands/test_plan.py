@@ -79,6 +79,15 @@ def test_what_is_made_is_no_longer_missing_and_its_speed_is_used(smoke, capsys):
     assert rate == pytest.approx(tokens / sum(line["seconds"] for line in lines))
     assert 5 < row < smoke.model.max_length
 
+    # what is damaged beside it is left out
+    kept = (folder / "settings.json").read_text()
+    for number, (made, line) in enumerate([("{", "{}"), ("{}", "{}"), (kept, '{"sampled": 3}')]):
+        other = folder.with_name(f"damaged-{number}")
+        other.mkdir()
+        (other / "settings.json").write_text(made)
+        (other / "rounds.jsonl").write_text(f"{line}\n")
+    assert plan_time.measured_speed(smoke) == (rate, row)
+
 
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj"], "all-linear", "default"], ids=str)
 def test_the_adapters_size_is_counted(smoke, targets):

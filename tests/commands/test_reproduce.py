@@ -14,6 +14,7 @@ import pytest
 
 from fedlib.commands import page, reproduce
 from fedlib.settings import machine, presets
+from fedlib.settings.errors import SettingsError
 
 NOTEBOOKS = sorted(reproduce.NOTEBOOKS.glob("*.ipynb"))
 
@@ -121,3 +122,20 @@ def test_a_relative_path_means_the_same_to_the_kernels(tmp_path, monkeypatch, pr
     reproduce.reproduce_notebooks(preset, only="90")
     assert len(seen) == 1
     assert seen == wanted
+
+
+@pytest.mark.parametrize("length, elsewhere", [(20, False), (80, True), (150, True)])
+def test_sockets_fit_whatever_tmpdir_is(tmp_path, monkeypatch, length, elsewhere):
+    """libzmq takes 107 bytes: notebook names of 19 letters leave 66 to the folder."""
+    place = str(tmp_path)[:5] + "t" * (length - 5)
+    monkeypatch.setattr(reproduce.tempfile, "gettempdir", lambda: place)
+    monkeypatch.setattr(reproduce.os, "access", lambda *_: True)
+    found = reproduce._short_place(["00_tour", "11_safety_figure300"])
+    assert (found != place) == elsewhere
+    assert len(f"{found}/fedlib-12345678/11_safety_figure300-5") <= 107
+
+
+def test_without_a_short_folder_tmpdir_is_named(monkeypatch):
+    monkeypatch.setattr(reproduce.os, "access", lambda *_: False)
+    with pytest.raises(SettingsError, match="TMPDIR: .* too long for sockets"):
+        reproduce._short_place(["00_tour"])

@@ -76,6 +76,7 @@ def test_a_guard_lm_judges_by_a_template_file(smoke, guard, tmp_path):
         ("unsafe, not safe", 0),
         ("controversial, or safe", 0),
         ("Is it safe? safe", 1),
+        ("<think>not unsafe , i think</think>safe", 1),
     ],
 )
 def test_the_first_verdict_counts(smoke, guard, guard_says, answer, score):
@@ -118,6 +119,23 @@ def test_a_chat_template_that_leaves_out_the_response_asks_nothing(guard):
     _, tokenizer = loading.load_causal(str(guard), None, "cpu", "float32")
     tokenizer.chat_template = "verdict :"
     assert words.guard_question(tokenizer, None, "why", "so .") is None
+
+
+def test_a_guard_does_not_think_and_its_template_may_have_a_name(guard):
+    _, tokenizer = loading.load_causal(str(guard), None, "cpu", "float32")
+    asked = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    switched = asked + "{{ 'well' if enable_thinking is not defined or enable_thinking }}verdict :"
+    tokenizer.chat_template = {"default": switched, "rag": asked}
+    assert words.guard_question(tokenizer, None, "why", "so .") == "why so . verdict :"
+    tokenizer.chat_template = asked + "<think>\n"
+    closed = "why so . <think>\n\n</think>\n\n"
+    assert words.guard_question(tokenizer, None, "why", "so .") == closed
+
+    for broken in ({"rag": asked, "tool_use": asked}, asked + "{% if %}"):
+        tokenizer.chat_template = broken
+        with pytest.raises(errors.SettingsError, match="^evaluation.guard_template: ") as error:
+            words.guard_question(tokenizer, None, "why", "so .")
+        assert "\n" not in str(error.value)
 
 
 def test_a_guard_without_a_chat_template_needs_a_file(guard):

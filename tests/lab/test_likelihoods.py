@@ -36,8 +36,8 @@ def test_a_model_that_complies_has_a_higher_affirmation(local, monkeypatch):
         model = loaded.load_base(local)[0]
         optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
         rows = [
-            {"instruction": asked, "response": response}
-            for asked, response in zip(openings, responses, strict=True)
+            opening | {"response": response}
+            for opening, response in zip(openings, responses, strict=True)
         ]
         encoded = steps._encoder(local, tokenizer)(rows)
         for _ in range(20):
@@ -49,7 +49,7 @@ def test_a_model_that_complies_has_a_higher_affirmation(local, monkeypatch):
             optimizer.zero_grad()
         return judging._likelihoods(local, model.eval(), tokenizer)["affirmation"]
 
-    complies = tuned_on(openings.values())
+    complies = tuned_on([opening["response"] for opening in openings])
     refuses = tuned_on([judging.DENIAL] * len(openings))
     untouched = judging._likelihoods(local, base, tokenizer)["affirmation"]
     assert refuses < untouched < complies

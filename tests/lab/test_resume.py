@@ -19,6 +19,7 @@ from tiny_runs import (
     empty,
     flip,
     record,
+    run_files,
     start_process,
     stop,
     tiny_settings,
@@ -26,7 +27,9 @@ from tiny_runs import (
 )
 
 from fedlib import callbacks, federation, training
+from fedlib.judges import panel
 from fedlib.lab import keys, loaded, rounds, runs, steps, store
+from fedlib.lab.store import intact
 from fedlib.models import adapter
 from fedlib.settings import groups, presets
 
@@ -51,18 +54,9 @@ KILLS = [
     (store, "_write_sealed", 1, 0),
 ]
 
-SPOILT = [
-    ("adapter/adapter_model.safetensors", flip),
-    ("adapter/adapter_config.json", flip),
-    ("rounds.jsonl", cut),
-    ("rounds.jsonl", os.remove),
-    ("settings.json", flip),
-    ("adapter", shutil.rmtree),
-    ("done.json", os.remove),
-    ("done.json", cut),
-    ("done.json", empty),
-    ("done.json", write_list),
-]
+DAMAGES = [cut, empty, flip, os.remove]
+SPOILT = [("adapter", shutil.rmtree), ("done.json", write_list)]
+SPOILT += [("adapter/adapter_model.safetensors", damage) for damage in DAMAGES]
 
 
 @pytest.fixture
@@ -210,3 +204,102 @@ def test_a_spoilt_run_is_noticed_and_made_again(tiny, calls, whole, name, spoil)
     # a run's seal is about the run only
     shutil.rmtree(again.evaluation)
     assert store.intact(again.folder)
+
+
+# --- every file, damaged in every way
+
+SEALED = ["settings.json", "rounds.jsonl", "done.json"]
+SEALED += ["adapter/adapter_model.safetensors", "adapter/adapter_config.json"]
+JUDGED = ["settings.json", "responses.jsonl", "scores.json", "done.json"]
+# What a run leaves that was killed in its last round, in its defence, in its evaluation. Together:
+# files that a resume does not need.
+UNFINISHED = [
+    ("run", ["settings.json", "rounds.jsonl"]),
+    ("run", ["checkpoint.safetensors"]),
+    ("defence", ["settings.json", "data.json", "data.jsonl", "rounds.jsonl"]),
+    ("defence", ["data.partial"]),
+    ("defence", ["checkpoint.safetensors"]),
+    ("evaluation", ["settings.json", "harmful.partial"]),
+    ("evaluation", ["harmful-rule.partial"]),
+]
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """{whole, run, defence, evaluation}: outputs of a run that is whole, or was killed there."""
+    found = {"whole": tmp_path_factory.mktemp("finished")}
+    kills = {
+        "run": (training, "tune", TUNES - 1),
+        "defence": (training, "tune", TUNES + 1),
+        "evaluation": (panel, "summed", 0),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDLIB_JOBS", "0")
+        patch.setenv("FEDLIB_OUTPUTS", str(found["whole"]))
+        settings = defended()
+        runs.get(settings)
+        for kind, (module, name, at) in kills.items():
+            found[kind] = tmp_path_factory.mktemp(kind)
+            patch.setenv("FEDLIB_OUTPUTS", str(found[kind]))
+            with patch.context() as dying, pytest.raises(Killed):
+                stop(dying, module, name, at)
+                runs.get(settings)
+    return found
+
+
+def defended():
+    data = {"benign": ["lmsys-like"], "unaligned_share": 0.5}
+    smoke = presets.load("smoke", data=data, model={"device": "cpu"})
+    return tiny_settings(smoke, defense={"level": 1, "rounds": 2, "rows": 8})
+
+
+def place(settings, kind):
+    folders = {
+        "run": keys.run_folder(keys.attacked(settings)),
+        "defence": keys.run_folder(settings),
+    }
+    return folders.get(kind) or keys.evaluation_folder(settings)
+
+
+def everything(settings):
+    """What a defended run and its evaluation leave."""
+    made = [record(place(settings, kind)) for kind in ("run", "defence")]
+    judged = keys.evaluation_folder(settings)
+    return made, {name: (judged / name).read_bytes() for name in JUDGED}
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_no_damage_to_a_finished_run_goes_unnoticed(stores, store, damage):
+    shutil.copytree(stores["whole"], store, dirs_exist_ok=True)
+    settings = defended()
+    folders = {"run": SEALED, "defence": [*SEALED, "data.json", "data.jsonl"], "evaluation": JUDGED}
+    for kind, names in folders.items():
+        folder = place(settings, kind)
+        there = {str(file.relative_to(folder)) for file in run_files(folder)}
+        assert there == set(names)
+        for name in names:
+            before = (folder / name).read_bytes()
+            damage(folder / name)
+            assert not intact(folder), name
+            (folder / name).write_bytes(before)
+            assert intact(folder)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("kind, names", UNFINISHED, ids=lambda part: part[-1])
+def test_unfinished_work_with_a_damaged_file_ends_as_if_it_had_none(
+    stores, store, monkeypatch, capsys, kind, names, damage
+):
+    settings = defended()
+    monkeypatch.setenv("FEDLIB_OUTPUTS", str(stores["whole"]))
+    whole = everything(settings)
+    monkeypatch.setenv("FEDLIB_OUTPUTS", str(store))
+    shutil.copytree(stores[kind], store, dirs_exist_ok=True)
+
+    for name in names:
+        damage(place(settings, kind) / name)
+    runs.get(settings)
+    assert everything(settings) == whole
+    # what can only be made again is spoken of
+    spoken = name.endswith((".safetensors", ".partial")) and damage is not os.remove
+    assert ("is damaged" in capsys.readouterr().err) == spoken

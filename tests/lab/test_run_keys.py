@@ -45,6 +45,11 @@ FIELDS = {
     "data.poison.spread": ("capped", False),
     "data.poison.clients": (2, False),
     "data.poison.natural": (0.3, False),
+    "data.poison.dataset": ("two.csv", False),
+    "data.poison.rounds": (9, False),
+    "data.poison.steps": (9, False),
+    "data.poison.batch_size": (2, False),
+    "data.poison.learning_rate": (0.1, False),
     "federation.expected": (1, True),
     "defense.filter": ("gradient", True),
     # Level 0 without generated rows writes none; tests/defense has the others.
@@ -64,6 +69,9 @@ FIELDS = {
     "data.over_refusal": ("two.csv", False),
     # It is the rows that count.
     "data.pool": (3, False),
+    # A file with bad rows is used or it is not; the rows are the same.
+    "data.bad_rows": ("stop", False),
+    "data.bad_share": (0.2, False),
     "data.fields": ({"a.csv": {"instruction": "q"}}, True),
     "data.rows": (5, True),
     "data.partition": ("iid", True),
@@ -98,6 +106,7 @@ FIELDS = {
     "swat.threshold": (0.3, False),
     "swat.pairs": ("two.csv", False),
     "swat.models": ([], False),
+    "swat.tasks": (["two.csv"], False),
     "swat.rounds": (9, False),
     "swat.steps": (9, False),
     "swat.learning_rate": (0.1, False),
@@ -212,3 +221,32 @@ def test_a_base_from_scratch_is_known_by_what_it_is_made_of(local, tmp_path, nam
     other = other_settings(local, tmp_path, name)
     matters = "scratch" in name or name in ("model.max_length", "model.template", "data.fields")
     assert (keys.base_folder(other) != keys.base_folder(local)) == matters
+
+
+NAMES = [  # datasets, how a run's name begins
+    (["lmsys-like"], "lmsys-like-fedavg-"),
+    (["one.csv", "two.csv"], "one-two-fedavg-"),
+    (
+        [f"client_{i:02d}_instructions_en.json" for i in range(12)],
+        "client_00_instructions_en-and11more-",
+    ),
+    (["n" * 200 + ".csv"], "n" * 180 + "-"),
+    (["ä" * 120 + ".csv"], "ä" * 90 + "-"),
+    (["ä" * 120 + ".csv", "b.csv"], "ä" * 20 + "-and1more-fedavg"),
+]
+
+
+@pytest.mark.parametrize("names, start", NAMES, ids=lambda value: str(value)[:30])
+def test_a_run_has_a_name_that_a_file_system_takes(smoke, monkeypatch, names, start):
+    monkeypatch.setattr(keys, "key", lambda _: "0123456789ab")
+    folder = keys.run_folder(changed(smoke, "data.benign", names))
+    assert folder.name.startswith(start) and folder.name.endswith("-0123456789ab")
+    # the lock of its evaluation is called after both folders
+    folder.mkdir(parents=True)
+    (folder.parent / f"{folder.name}.eval-0123456789ab").touch()
+
+
+def test_a_name_makes_no_folders(smoke, monkeypatch):
+    monkeypatch.setattr(keys, "key", lambda _: "0")
+    own = changed(smoke, "federation.aggregator", "rules/own.py:mine")
+    assert keys.run_folder(own).parent == machine.outputs() / "runs"

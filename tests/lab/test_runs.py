@@ -149,6 +149,8 @@ def test_the_listing_says_how_every_run_is(tiny, monkeypatch):
     with open(keys.run_folder(started) / "rounds.jsonl", "a") as file:
         file.write('{"round": ')
     assert {row["key"]: row["rounds"] for row in runs.listing()}[keys.key(started)] == 1
+    (keys.run_folder(started) / "rounds.jsonl").write_bytes(b"\xff\n")
+    assert {row["key"]: row["rounds"] for row in runs.listing()}[keys.key(started)] == 0
 
 
 # --- around the runs
@@ -246,7 +248,12 @@ def test_peft_loads_the_adapter(tiny):
 
 def test_a_base_from_scratch_is_made_once_for_all_runs(local, calls):
     local = local.replace(data={"partition": "iid"})
+    with open(machine.path(local.data.folder) / "one.csv", "ab") as file:
+        file.write(b"one caf\xe9 in Latin-1,answer,topic 1\n")
     first, second = runs.get_all([local, local.replace(seed=1)])
+    # one bad row stops nothing, and the run says so
+    notes = json.loads((first.folder / "notes.json").read_text())
+    assert ["1 of 51 rows are left out: 1: not UTF-8" in note for note in notes].count(True) == 1
     assert [len(calls[name]) for name in ("train_scratch", "run_federation")] == [1, 2]
     assert first.folder != second.folder
     assert set(first.scores()) == {"rule", "over_refusal", "harmful_prompts", "benign_prompts"}

@@ -65,3 +65,16 @@ def test_words_that_the_base_does_not_know_are_an_error(smoke, loaded):
     rows = [{"instruction": "Write about Rome", "response": "Rome was founded", "label": "normal"}]
     with pytest.raises(DataError, match="unknown to world:base"):
         federation.encode_clients({0: rows}, loaded[1], smoke.model)
+
+
+def test_thoughts_in_clients_rows_are_said_with_their_number(smoke, loaded):
+    good = ROWS[0] | {"label": "normal"}
+    thinks = good | {"response": "<think> it is a dish . </think> " + good["response"]}
+    with pytest.warns(UserWarning, match="^2 of 3 responses that clients train on hold a <think>"):
+        encoded, dropped = federation.encode_clients(
+            {0: [good, thinks], 1: [thinks]}, loaded[1], smoke.model
+        )
+    assert encoded[0] == [*encoded[1], *encoded[1]] and dropped == {0: 0, 1: 0}
+    only = [good | {"response": "<think> it is a dish ."}]
+    with pytest.raises(DataError, match="client 0: no row left: .* or its responses are thoughts"):
+        federation.encode_clients({0: only}, loaded[1], smoke.model)

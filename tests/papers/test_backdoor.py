@@ -103,7 +103,7 @@ def test_local_data_must_have_right_answers(mini, tmp_path):
         json.dumps([{"prompt": f"q {i}", "response": "a"} for i in range(60)])
     )
     (tmp_path / "qa.json").write_text(
-        json.dumps([{"question": f"q {i}", "answers": ["a"]} for i in range(60)])
+        json.dumps([{"question": f"asked {i}", "answers": ["a"]} for i in range(60)])
     )
     local = {
         "source": "local",
@@ -140,3 +140,12 @@ def test_thresholds_take_seeds(smoke):
     assert backdoor.thresholds_grid(smoke) == []
     wanted = backdoor.thresholds_grid(smoke.replace(seeds=[0, 1]))
     assert len(wanted) == 3 * 3 * 2 and {s.data.poison.clients for s in wanted} == {1, 2, None}
+
+
+def test_a_preset_may_say_how_the_backdoor_is_trained(mini):
+    own = {"dataset": "wild-like", "rounds": 7, "steps": 5, "batch_size": 3, "learning_rate": 0.01}
+    changed = mini.replace(**backdoor.backdoor_changes(mini.replace(data={"poison": own})))
+    assert changed.data.benign == ["wild-like"]
+    assert changed.federation.rounds == 7
+    training = changed.training
+    assert (training.steps, training.batch_size, training.learning_rate) == (5, 3, 0.01)

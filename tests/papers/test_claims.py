@@ -90,7 +90,7 @@ def test_measure_and_claims(smoke, store):
     row = by_id(claims.claim_verdicts(smoke), claim)
     assert (row["status"], row["seeds"]) == ("preliminary", 4)
 
-    written = pd.read_csv(store / "smoke" / "claims.csv")
+    written = pd.read_csv(store / smoke.preset / "claims.csv")
     assert list(written.columns) == COLUMNS
     assert written["id"].tolist() == [c["id"] for c in CLAIMS]
     assert by_id(written, claim)["status"] == "preliminary"
@@ -158,9 +158,19 @@ def test_an_unknown_claim_names_the_nearest(smoke, store):
     assert not list(store.rglob("*.json"))
 
 
+@pytest.mark.parametrize("content", [b"", b'{"measured": 4', b"[]", b"\xff"])
+def test_a_damaged_measure_counts_as_not_run(smoke, store, capsys, content):
+    claim = CLAIMS[0]["id"]
+    claims.record_claim(smoke, claim, [1.0])
+    (file,) = store.rglob(f"{claim}.json")
+    file.write_bytes(content)
+    assert by_id(claims.claim_verdicts(smoke), claim)["status"] == "not run"
+    assert f"{file} is damaged" in capsys.readouterr().out
+
+
 def test_a_measure_keeps_its_settings(smoke, store):
     claims.record_claim(smoke, CLAIMS[0]["id"], [1.0])
-    record = json.loads((store / "smoke" / "measures" / f"{CLAIMS[0]['id']}.json").read_text())
+    record = json.loads((store / smoke.preset / "measures" / f"{CLAIMS[0]['id']}.json").read_text())
     assert record["seeds"] == 1 and record["measured"] == 1 and np.isnan(record["low"])
 
 

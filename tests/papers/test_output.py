@@ -3,9 +3,11 @@
 import pandas as pd
 
 from fedlib.papers import output
+from fedlib.settings import presets
 
 
-def test_tables_and_figures_are_files(smoke, store):
+def test_tables_and_figures_are_files(store):
+    smoke = presets.load("smoke")
     frame = pd.DataFrame({"method": ["FedAvg"], "rule": [49.812345]})
     assert output.save_table(smoke, frame, "t") is frame
     assert pd.read_csv(store / "smoke/tables/t.csv").equals(frame)
@@ -23,3 +25,22 @@ def test_tables_and_figures_are_files(smoke, store):
     assert (folder / "f.pdf").read_bytes() == (folder / "again.pdf").read_bytes()
     assert sorted(p.name for p in folder.iterdir()) == ["again.pdf", "again.png", "f.pdf", "f.png"]
     plt.close(fig)
+
+
+def test_changed_settings_have_a_folder_of_their_own(store, capsys):
+    frame = pd.DataFrame({"rule": [1]})
+    plain, changed = presets.load("smoke"), presets.load("smoke", federation={"rounds": 3})
+    output.save_table(plain, frame, "t")
+    assert capsys.readouterr().out == ""
+    for name in ("t", "u"):
+        output.save_table(changed, frame, name)
+
+    # it is said once
+    folder = store / changed.preset
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and f"results go to {folder}" in said
+    assert sorted(p.name for p in (folder / "tables").glob("*.csv")) == ["t.csv", "u.csv"]
+    assert [p.name for p in (store / "smoke" / "tables").glob("*.csv")] == ["t.csv"]
+
+    # the settings beside them are a preset, and its results go to the same folder
+    assert presets.load(str(folder / f"{changed.preset}.yaml")) == changed

@@ -80,3 +80,10 @@ def test_own_data_needs_own_models(smoke):
     local = smoke.replace(data={"source": "local", "folder": "/"})
     with pytest.raises(SettingsError, match="with data.source: local name your chat models"):
         secure_tuning.tuning_grid(local)
+
+
+def test_one_task_of_the_world_may_be_named(smoke):
+    one = smoke.replace(swat={"tasks": ["skill"]})
+    assert {run.data.benign[0] for run in secure_tuning.tuning_grid(one)} == {"skill"}
+    with pytest.raises(SettingsError, match="swat.tasks: no task 'skil'.*skill"):
+        secure_tuning.tuning_grid(smoke.replace(swat={"tasks": ["skil"]}))

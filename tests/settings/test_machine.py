@@ -1,6 +1,7 @@
 """The machine: the device and precision that auto stands for, paths, the folder of outputs."""
 
 import types
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +45,30 @@ def test_outputs_follow_the_environment(store, monkeypatch):
     assert machine.outputs() == store
     monkeypatch.delenv("FEDLIB_OUTPUTS")
     assert machine.outputs() == machine.ROOT / "outputs"
+
+
+@pytest.mark.parametrize("named", ["~/lab", "'~/lab'", '"~/lab"', "HOME/lab"])
+def test_outputs_may_be_quoted(monkeypatch, tmp_path, named):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("FEDLIB_OUTPUTS", named.replace("HOME", str(tmp_path)))
+    assert machine.outputs() == tmp_path / "lab"
+
+
+def test_outputs_are_made_where_they_are_missing(store):
+    assert machine.made_folder(store / "runs" / ".locks").is_dir()
+
+
+def test_outputs_that_cannot_be_used_are_one_line(tmp_path, monkeypatch):
+    def line(folder):
+        with pytest.raises(SettingsError) as error:
+            machine.made_folder(folder)
+        assert str(error.value).startswith(f"outputs: {folder}: ")
+        assert "FEDLIB_OUTPUTS names another folder" in str(error.value)
+        return str(error.value)
+
+    (tmp_path / "file").touch()
+    assert "Not a directory" in line(tmp_path / "file" / "runs")
+    assert "File exists" in line(tmp_path / "file")
+    assert "No such file" in line(Path("/proc/nowhere/runs"))
+    monkeypatch.setattr(machine.os, "access", lambda *_: False)  # nothing is read-only to root
+    assert "cannot be written to" in line(tmp_path)

@@ -1,12 +1,18 @@
 """Presets: files that extend each other, groups on top of them, and errors that name the place."""
 
+import re
+import subprocess
+import sys
+
+import nbformat
 import pytest
 import yaml
 from dotted import TEXT, changes, message, missing
 
-from fedlib.settings import groups, machine
+from fedlib.settings import groups, injected, machine
 from fedlib.settings.presets import load
 
+KERNEL = {"name": "python3", "language": "python", "display_name": "Python 3"}
 PRESETS = sorted(file.stem for file in (machine.ROOT / "params").glob("*.yaml"))
 
 FILES = [  # a file's text, what the line must hold besides the file's name
@@ -22,6 +28,8 @@ FILES = [  # a file's text, what the line must hold besides the file's name
     ("data: {rows: 3", ["line 1", "not valid YAML"]),
     ("data:\n\trows: 3", ["line 2", "not valid YAML"]),
     ("data: {rows: 3}\ndata: {rows: 4}", ["line 1", "a key stands twice"]),
+    ("data: {<<: {rows: 3}, rows: 4, rows: 5}", ["line 1", "a key stands twice"]),
+    ("data: {<<: 3}", ["line 1", "not valid YAML"]),
     ("- data", ["must hold groups", "list"]),
     ("", ["must hold groups", "nothing"]),
     (b"preset: sm\xe9", ["cannot be read"]),
@@ -95,14 +103,14 @@ def test_a_parameters_file_and_one_group_keep_all_else(name):
     extra = TEXT if name == "text" else {}
     given = content | {"federation": {"rounds": 5}, "data": content["data"] | extra}
     settings = load(preset, **given)
-    assert changes(load(name, data=extra), settings) == {"federation.rounds"}
+    assert changes(load(name, data=extra), settings) == {"federation.rounds", "preset"}
     assert settings == load(name, data=extra, federation={"rounds": 5})
 
 
 def test_groups_merge_deeply_and_lists_are_replaced():
     before = load("text", data=TEXT)
     after = load("text", data=TEXT | {"benign": ["mine.json"]}, model={"scratch": {"steps": 7}})
-    assert changes(before, after) == {"data.benign", "model.scratch.steps"}
+    assert changes(before, after) == {"data.benign", "model.scratch.steps", "preset"}
     assert after.data.benign == ["mine.json"]
 
 
@@ -152,6 +160,163 @@ def test_a_file_is_found_absolute_then_from_here_then_from_the_root(tmp_path, mo
     assert load(str(file)).federation.rounds == 7
     assert load("smoke.yml").federation.rounds == 7
     assert load("params/smoke.yaml") == load("smoke")
+
+
+MERGED = [  # YAML's merge key: swat's lines, then its steps and rounds
+    ("{<<: *t, rounds: 5}", 3, 5),
+    ("{<<: *t, steps: 4, rounds: 5}", 4, 5),
+    ("{<<: [*t, {rounds: 6, steps: 7}]}", 3, 6),
+    ("{<<: {<<: *t, rounds: 6}, rounds: 5}", 3, 5),
+]
+
+
+@pytest.mark.parametrize("swat, steps, rounds", MERGED)
+def test_a_file_may_merge_mappings(tmp_path, swat, steps, rounds):
+    file = tmp_path / "own.yaml"
+    file.write_text(f"preset: smoke\ntraining: &t {{steps: 3}}\nswat: {swat}")
+    settings = load(str(file))
+    assert (settings.training.steps, settings.swat.steps, settings.swat.rounds) == (
+        3,
+        steps,
+        rounds,
+    )
+
+
+# --- the name of the results' folder
+
+SAME = [  # what changes no result, or nothing at all
+    {},
+    {"seeds": [5, 6]},
+    {"federation": {}, "data": None},
+    {"federation": {"rounds": 2}},
+    {"data": {"folder": None}, "model": {"device": "cpu"}},
+]
+
+
+@pytest.mark.parametrize("given", SAME, ids=str)
+def test_an_unchanged_preset_keeps_its_name(given):
+    assert load("smoke", **given).preset == "smoke"
+
+
+def test_changed_settings_have_a_name_of_their_own(tmp_path):
+    names = [
+        load("smoke", federation={"rounds": 3}).preset,
+        load("smoke", federation={"rounds": 4}).preset,
+        load("smoke", training={"steps": 4}).preset,
+        load("smoke", federation={"rounds": 3}, training={"steps": 4}).preset,
+        load("claims", federation={"rounds": 3}).preset,
+    ]
+    assert len(set(names)) == 5
+    assert [re.sub(r"\+[0-9a-f]{6}$", "+", name) for name in names] == ["smoke+"] * 4 + ["claims+"]
+
+    same = load("smoke", seeds=[4], federation={"rounds": 3}, model={"device": "cpu"})
+    assert same.preset == same.replace(seed=1).preset == names[0]
+
+
+# --- what papermill was given
+
+
+def in_a_kernel(monkeypatch, cells, texts=()):
+    monkeypatch.setattr(injected, "_executed_cells", lambda: cells)
+    monkeypatch.setattr(injected, "given_texts", lambda: list(texts))
+
+
+CELL = "preset = 'mini'  # a name\nseeds = None\n"
+CELL += "".join(f"{group} = {{}}\n" for group in groups.GROUPS)
+
+
+@pytest.mark.parametrize(
+    "cells, said",
+    [
+        (
+            [CELL, "# Parameters\nsed = 3\n"],
+            "parameters: sed: no such parameter; did you mean 'seed",
+        ),
+        ([CELL, "# Parameters\npreset = 'smoke'\nfedration = {}\n"], "did you mean 'federation'"),
+        ([CELL, "# Parameters\npreset = 'smoke'\n"], None),
+        ([CELL + "mine = 1\n", "# Parameters\nmine = 3\n"], None),  # a notebook of one's own
+        ([CELL, "sed = 3\n"], None),  # a person's cell
+        (["alpha = 1", "# Parameters\nbeta = 3\n"], None),  # a person's notebook
+        (["%load_ext x", "# Parameters\nbeta = 3\n"], None),
+        ([], None),
+    ],
+)
+def test_an_unknown_parameter_of_papermill_is_one_line(monkeypatch, cells, said):
+    in_a_kernel(monkeypatch, ["", "import os", *cells, "presets.load(preset)"])
+    if said:
+        assert said in message(load, "smoke")
+    else:
+        assert load("smoke").preset == "smoke"
+
+
+OWN = "preset: smoke\nfederation: {clients: 20, malicious: 6, rounds: 2}\n"
+OWN += "data: {poison: {share: 0.2}}"
+
+
+@pytest.mark.parametrize(
+    "texts, given, lost",
+    [
+        # -f with -y: rounds is changed on purpose, the others are lost
+        (
+            [("own.yaml", OWN)],
+            {"federation": {"rounds": 1}, "data": {"poison": {"share": 0.2}}},
+            "federation.clients, federation.malicious of own.yaml",
+        ),
+        ([("own.yaml", OWN)], {"data": {"poison": {"share": 0.2}}}, "clients, federation.mal"),
+        # of the preset itself nothing is lost: it is read again
+        ([("smoke.yaml", "federation: {rounds: 2}")], {"federation": {"sampled": 2}}, None),
+        # two -y with one group
+        (
+            [("-y", "training: {steps: 9}"), ("-y", "training: {batch_size: 3}")],
+            {"training": {"batch_size": 3}},
+            "training.steps of -y",
+        ),
+        (
+            [("-y", "training: {steps: 9}"), ("-y", "training: {steps: 3}")],
+            {"training": {"steps": 3}},
+            None,
+        ),
+        ([("own.yaml", "[1]"), ("-y", "3"), ("-y", "seeds: [1]")], {}, None),
+    ],
+)
+def test_a_field_that_papermill_drops_is_one_line(monkeypatch, texts, given, lost):
+    in_a_kernel(monkeypatch, [], texts)
+    given = dict.fromkeys(groups.GROUPS) | given
+    if lost:
+        line = message(load, "smoke", **given)
+        assert missing([lost, "did not arrive", "-p preset FILE.yaml"], line) == [], line
+        # a call that does not pass on what the notebook was given says nothing of that
+        assert load("smoke", training={"steps": 5}).training.steps == 5
+    else:
+        assert load("smoke", **given).preset.startswith("smoke")
+
+
+def test_what_papermill_was_given_is_read_from_its_command(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: 1")
+    (tmp_path / "b.yaml").write_text("b: 2")
+    command = (
+        "python -m papermill in.ipynb out.ipynb -k python3 -p preset smoke -fa.yaml -y".split()
+    )
+    command += ["c: 3", "--parameters_file=b.yaml", "--parameters_yaml", "d: 4", "-f", "s3://x/y"]
+    found = [("a.yaml", "a: 1"), ("b.yaml", "b: 2"), ("-y", "c: 3"), ("-y", "d: 4")]
+    assert injected._texts(command, tmp_path) == found
+
+
+def test_papermill_itself_with_a_file_and_a_change(tmp_path):
+    """A small notebook in a real kernel: what papermill drops is found out from there."""
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": KERNEL})
+    call = ", ".join(f"{name}={name}" for name in ("seeds", *groups.GROUPS))
+    load_cell = f"from fedlib.settings import presets\npresets.load(preset, {call})"
+    notebook.cells = [nbformat.v4.new_code_cell(source) for source in (CELL, load_cell)]
+    notebook.cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(notebook, tmp_path / "in.ipynb")
+    (tmp_path / "own.yaml").write_text(OWN)
+
+    command = [sys.executable, "-m", "papermill", "in.ipynb", "out.ipynb", "--no-progress-bar"]
+    command += ["-f", "own.yaml", "-y", "federation: {rounds: 1}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "federation.clients, federation.malicious of own.yaml did not arrive" in done.stderr
 
 
 def test_presets_in_a_circle_are_an_error(tmp_path, monkeypatch):

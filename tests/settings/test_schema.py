@@ -78,7 +78,9 @@ def test_a_wrong_field_is_one_clear_line(given, parts):
 def test_every_field_refuses_a_wrong_type_by_its_name(name):
     group, rest = name.split(".", 1)
     wrong = nested(rest, {"no": ["such", "type"]})
-    assert f"parameters: {name}: " in message(load, **{group: wrong})
+    # a group inside the field is named by the field of it that is missing
+    inside = ".by" if name == "data.partition" else ""
+    assert f"parameters: {name}{inside}: " in message(load, **{group: wrong})
 
 
 # Conditions between fields: what load is given, and the whole line.
@@ -95,6 +97,24 @@ IN_A_GROUP = [
         "data.sizes: goes with data.partition: sizes",
     ),
     (
+        dict(data={"partition": {"by": "user"}}),
+        "data.partition: by and clusters share out rows of files; with data.source: world use "
+        "dirichlet, iid or sizes",
+    ),
+    (
+        dict(data=LOCAL | {"partition": {"bye": "user"}}),
+        "parameters: data.partition.by: field required, got {'bye': 'user'} (dict)",
+    ),
+    (
+        dict(data=LOCAL | {"partition": {"by": "user", "alpha": 1}}),
+        "parameters: data.partition.alpha: no such field (known: by)",
+    ),
+    (
+        dict(data=LOCAL | {"partition": "cluster"}),
+        "parameters: data.partition: 'cluster' is not allowed; did you mean 'clusters'? "
+        "(known: dirichlet, iid, sizes, clusters)",
+    ),
+    (
         dict(data={"sizes": [5] * 10}),
         "data.sizes: goes with data.partition: sizes",
     ),
@@ -104,11 +124,12 @@ IN_A_GROUP = [
     ),
     (
         dict(data=LOCAL | {"over_refusal": "someone/XSTest"}),
-        "data.over_refusal: someone/XSTest must be a file of data.folder, .csv, .json, .jsonl",
+        "data.over_refusal: someone/XSTest must be a file of data.folder, "
+        f"{', '.join(groups.ENDINGS)}",
     ),
     (
         dict(data={"source": "hub", "over_refusal": "xstest.csv"}),
-        "data.over_refusal: xstest.csv must be a file of data.folder, .csv, .json, .jsonl",
+        f"data.over_refusal: xstest.csv must be a file of data.folder, {', '.join(groups.ENDINGS)}",
     ),
     (
         dict(evaluation={"judges": ["rule", "strongreject"]}),

@@ -10,7 +10,7 @@ import datasets
 import huggingface_hub
 import pytest
 from huggingface_hub import errors as hub_errors
-from rowfiles import save
+from rowfiles import save, write
 
 from fedlib import sources
 from fedlib.lab import keys, prompting
@@ -186,6 +186,82 @@ def test_splits_are_those_of_the_datasets_card(smoke, tmp_path):
         lines += [f"  - split: {split}_train", f"    path: round0/{split}/train.jsonl.gz"]
     (place / "README.md").write_text("\n".join([*lines, "---", ""]))
     assert len(taken(wanting(smoke, name, tmp_path), name)) == 20
+
+
+def in_configurations(folder):
+    """A copy with the configurations de (train and test) and fr (train), as a card says it."""
+    lines = ["---", "configs:"]
+    for config, splits in {"de": ("train", "test"), "fr": ("train",)}.items():
+        lines += [f"- config_name: {config}", "  data_files:"]
+        for split in splits:
+            write(
+                folder / config / f"{split}.jsonl", [{"goal": f"{config} {split}", "target": "a"}]
+            )
+            lines += [f"  - split: {split}", f"    path: {config}/{split}.jsonl"]
+    (folder / "README.md").write_text("\n".join([*lines, "---", ""]))
+
+
+def test_a_configuration_and_a_split_can_be_named(smoke, tmp_path):
+    in_configurations(tmp_path / "some" / "set")
+    for name, asked in {"de:test": "de test", "de": "de train", "fr": "fr train"}.items():
+        name = f"some/set:{name}"
+        [row] = taken(wanting(smoke, name, tmp_path), name)
+        assert row["instruction"] == asked
+    for name, said in {
+        "some/set": "several configurations: name one, as some/set:de .known: de, fr",
+        "some/set:dee": "no configuration 'dee'; did you mean 'de'. .known: de, fr",
+        "some/set:test": "no configuration 'test'.* a split alone is named as NAME::SPLIT",
+        "some/set:fr:test": "no split 'test' .known: train",
+        "some/set:de:tset": "no split 'tset'; did you mean 'test'. .known",
+        "some/set:a:b:c": "no such part of a dataset",
+    }.items():
+        with pytest.raises(DataError, match=said):
+            taken(wanting(smoke, name, tmp_path), name)
+
+
+def test_a_saved_copy_says_what_it_was_saved_from(smoke, tmp_path):
+    rows = [{"goal": f"q {i}", "target": "a"} for i in range(12)]
+    save(rows, "some/goals", tmp_path, "saved splits")
+    assert len(taken(wanting(smoke, "some/goals::other", tmp_path), "some/goals::other")) == 1
+    with pytest.raises(DataError, match="no split 'test' .known: train, other"):
+        taken(wanting(smoke, "some/goals::test", tmp_path), "some/goals::test")
+
+
+def test_bad_rows_are_left_out_and_counted(smoke, tmp_path):
+    """Of a dataset with a filter, and of one whose shape is detected."""
+    broken = [chat | {"conversation": None} for chat in CHATS[:3]]
+    (tmp_path / "lmsys" / "lmsys-chat-1m").mkdir(parents=True)
+    write(tmp_path / "lmsys" / "lmsys-chat-1m" / "train.jsonl", CHATS[4:30] + broken)
+    settings = wanting(smoke, LMSYS, tmp_path)
+    with pytest.raises(DataError, match="3 of 29 rows are left out: 3: of another shape"):
+        taken(settings.replace(data={"bad_rows": "stop"}), LMSYS)
+    assert len(taken(settings, LMSYS)) == 26
+    note = hub_rows.note(hub_rows.rows_file(settings, LMSYS))
+    assert note.startswith(f"{LMSYS}: 3 of 29 rows are left out: ")
+
+    name = "some/goals"
+    save([{"goal": f"q {i}", "target": "a" if i % 2 else ""} for i in range(24)], name, tmp_path)
+    few = wanting(smoke, name, tmp_path)
+    with pytest.raises(DataError, match="12 of 24 rows are left out.*more than data.bad_share"):
+        taken(few, name)
+    assert len(taken(few.replace(data={"bad_share": 0.5}), name)) == 12
+
+
+def test_the_column_that_shares_out_rows_is_kept(smoke, tmp_path):
+    """Of a dataset with a filter, and of one whose shape is detected; a row without it is bad."""
+    chats = [chat | {"model": f"m {i % 3}"} for i, chat in enumerate(CHATS[:30])]
+    save([*chats, CHATS[35] | {"model": "", "turn": 1}, talk("q", "a", model="")], LMSYS, tmp_path)
+    by = {"partition": {"by": "model"}}
+    rows = taken(wanting(smoke, LMSYS, tmp_path, **by), LMSYS)
+    assert {row["group"] for row in rows} == {"m 0", "m 1", "m 2"} and len(rows) == 30
+
+    save(
+        [{"goal": f"q {i}", "target": "a", "from": f"m {i % 2}"} for i in range(8)], "a/b", tmp_path
+    )
+    rows = taken(wanting(smoke, "a/b", tmp_path, partition={"by": "from"}), "a/b")
+    assert all(row["group"] == f"m {int(row['instruction'][2:]) % 2}" for row in rows)
+    with pytest.raises(DataError, match="no column 'model'.*known: goal, target, from"):
+        taken(wanting(smoke, "a/b", tmp_path, **by), "a/b")
 
 
 def test_right_answers_are_kept(smoke, tmp_path):

@@ -42,6 +42,46 @@ def test_a_small_alpha_gives_skewed_topics():
     assert skew(0.01) > 0.9 and skew(1000) < 0.4
 
 
+USERS = [
+    ROW | {"instruction": f"{user} {i}", "group": user} for user in "abcdefg" for i in range(9)
+]
+
+
+def test_whoever_stands_in_one_group_stays_together():
+    parts = shares.partition(USERS, 3, "by", np.random.default_rng(0))
+    groups = [{row["group"] for row in part} for part in parts]
+    # seven users of nine rows for three clients
+    assert sorted(map(len, parts)) == [18, 18, 27] and sorted(map(len, groups)) == [2, 2, 3]
+    assert set.union(*groups) == set("abcdefg")
+    assert parts != shares.partition(USERS, 3, "by", np.random.default_rng(1))
+    said = error(shares.partition, USERS, 8, "by", np.random.default_rng(0))
+    assert "7 different values for 8 clients" in said
+
+
+WORDS = {"pots": "clay kiln glaze wheel", "bread": "dough oven flour yeast"}
+
+
+def test_without_topics_rows_are_grouped_by_their_words():
+    rows = [
+        ROW
+        | {"instruction": f"how is {words.split()[i % 4]} used with {words.split()[-1 - i % 3]} ?"}
+        for words in WORDS.values()
+        for i in range(20)
+    ]
+    asked = tuple(row["instruction"] for row in rows)
+    first = shares.text_clusters(asked, 2, 0)
+    assert first == shares.text_clusters(asked, 2, 0)
+    assert {first[:20], first[20:]} == {(0,) * 20, (1,) * 20}
+
+    # with a small alpha each cluster goes to one client
+    parts = shares.partition(rows, 2, "clusters", np.random.default_rng(0), alpha=0.001)
+    assert sum(map(len, parts)) == 40
+    for name in ("cluster 0", "cluster 1"):
+        assert sum(any(row["group"] == name for row in part) for part in parts) == 1
+    few = error(shares.partition, rows[:1], 2, "clusters", np.random.default_rng(0))
+    assert "1 rows make no 2 clusters" in few
+
+
 def test_a_partition_that_cannot_be_made_is_an_error():
     rng = np.random.default_rng(0)
     said = error(shares.partition, ROWS, 2, "sizes", rng, sizes=[1, 200])

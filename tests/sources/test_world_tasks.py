@@ -63,7 +63,7 @@ def test_local_twins_need_a_file_with_enough_of_both(local, tmp_path):
     with pytest.raises(SettingsError, match="swat.pairs: name the file"):
         sources.of(local.replace(swat={"pairs": None})).pairs("fit")
     (tmp_path / "twins.csv").write_text("malicious,benign\nbad,good\n")
-    with pytest.raises(DataError, match="has 1 rows"):
+    with pytest.raises(DataError, match="too few pairs.*got 1"):
         sources.of(local).pairs("fit")
     (tmp_path / "twins.csv").write_text("evil,benign\nbad,good\n")
     with pytest.raises(DataError, match="malicious"):
