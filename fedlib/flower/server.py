@@ -26,10 +26,9 @@ app = ServerApp()
 def serve(grid: Grid, context: Context) -> None:
     """Run the federation that the run-config asks for; its nodes are those of the grid."""
     try:
-        asked = dict(context.run_config)
-        settings, folder = asked_for(asked)
-        nodes = Nodes(grid, settings, folder is not None, float(asked.get("wait", WAIT)))
-        made = run(settings, folder, nodes)
+        settings, folder, wait = asked_for(dict(context.run_config))
+        nodes = Nodes(grid, settings, folder is not None, wait)
+        made = make_run(settings, folder, nodes)
     except (SettingsError, DataError) as error:
         # one line, ahead of the traceback that Flower prints; raised, it makes the run a failed one
         print(f"fedlib: {error}", file=sys.stderr, flush=True)
@@ -37,19 +36,25 @@ def serve(grid: Grid, context: Context) -> None:
     print(f"fedlib: {made}", flush=True)
 
 
-def asked_for(run_config: dict) -> tuple[Settings, Path | None]:
-    """(settings, folder or None) of a run-config; SettingsError where it cannot be read."""
-    unknown = [name for name in run_config if name not in KNOWN]
-    if unknown:
-        raise SettingsError(f"run-config: {unknown[0]}: {errors.nearest(unknown[0], KNOWN)}")
+def asked_for(run_config: dict) -> tuple[Settings, Path | None, float]:
+    """(settings, folder or None, seconds to wait) of a run-config.
+
+    SettingsError where it cannot be read."""
+    for name in run_config:
+        if name not in KNOWN:
+            raise SettingsError(f"run-config: {name}: no such field{errors.nearest(name, KNOWN)}")
+    wait = run_config.get("wait", WAIT)
+    if isinstance(wait, bool) or not isinstance(wait, int | float) or not wait > 0:
+        raise SettingsError(f"run-config: wait: must be a number of seconds, got {wait!r}")
+
     settings = presets.load(str(run_config.get("preset", "smoke")))
     seed = run_config.get("seed", settings.seed)
     folder = str(run_config.get("folder", ""))
     changed = settings.replace(seed=seed, federation={"engine": "flower"})
-    return changed, machine.path(folder) if folder else None
+    return changed, machine.path(folder) if folder else None, float(wait)
 
 
-def run(settings: Settings, folder: Path | None, nodes: Nodes) -> Path:
+def make_run(settings: Settings, folder: Path | None, nodes: Nodes) -> Path:
     """Make the run with these nodes, where it is not made yet; returns its folder."""
     from fedlib.lab import checks, keys, loaded, steps, store
 
