@@ -5,10 +5,11 @@ never a row. The round loop, the rules and the records are those of `federation`
 
 import os
 
-# Flower and Ray report nothing home; they read this when they are imported
+# Flower and Ray report nothing home. They read this when they are imported.
 for _name, _value in {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else each start prints a warning
 }.items():
     os.environ.setdefault(_name, _value)

@@ -57,18 +57,22 @@ class Nodes:
         """Wait until every client has a node; after `wait` seconds go on without the others."""
         end = time.monotonic() + self._wait
         self._find()
+        if missing := self._without_node():
+            _say(f"waiting, at most {self._wait:g} s, for the nodes of {missing}")
         while len(self._node_of) < self._clients and time.monotonic() < end:
             self._check()
             time.sleep(PAUSES[1])
             self._asked -= self._silent
             self._find()
+        if missing := self._without_node():
+            _say(f"no node is connected for {missing}")
+
+    def _without_node(self) -> str:
+        """The clients that have no node, the first of them by number; empty where all have one."""
         missing = [str(k) for k in range(self._clients) if k not in self._node_of]
-        if missing:
-            more = ", ..." if len(missing) > NAMED else ""
-            _say(
-                f"{len(missing)} of {self._clients} clients have no node: "
-                f"{', '.join(missing[:NAMED])}{more}"
-            )
+        more = ", ..." if len(missing) > NAMED else ""
+        named = ", ".join(missing[:NAMED]) + more
+        return f"{len(missing)} of {self._clients} clients: {named}" if missing else ""
 
     def __call__(self, sampled: Sequence[int], start: Tensor, round_: int) -> Sent:
         """Have the sampled clients train from the adapter start [D] (`federation.Exchange`)."""
