@@ -36,6 +36,13 @@ def path(text: str) -> Path:
     return ROOT / Path(text).expanduser()
 
 
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @functools.cache
 def has_gpu() -> bool:
     """Whether the CUDA driver sees a device. Asked without torch; heeds CUDA_VISIBLE_DEVICES."""
