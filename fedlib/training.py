@@ -108,6 +108,8 @@ def tune(
     lengths = [len(ids) for ids, _ in rows]
     losses, tokens = [], 0
 
+    # a training that failed half-way leaves its gradients behind
+    optimizer.zero_grad(set_to_none=True)
     model.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

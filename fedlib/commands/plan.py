@@ -140,7 +140,8 @@ def first_steps(settings: Settings, found: Mapping[str, KnownModel]) -> list[str
             templates.guard(settings.evaluation.guard_template)
         except SettingsError as error:
             steps.append(str(error))
-    graded = "mt1" in settings.judges and checkpoints.at_endpoint(settings)
+    graded = bool({"mt1", "strongreject"} & set(settings.judges))
+    graded = graded and checkpoints.at_endpoint(settings)
     if graded and not os.environ.get("OPENAI_API_KEY"):
         steps.append(f"set OPENAI_API_KEY for {settings.evaluation.grader}, if it asks for one")
     if settings.data.source == "hub" and not machine.has_gpu():

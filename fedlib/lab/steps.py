@@ -18,8 +18,9 @@ from fedlib.attack import poison
 from fedlib.callbacks import BackdoorSignal, Callback, Detection, Record, TuningProgress
 from fedlib.defense import filters, posthoc
 from fedlib.federation import State
-from fedlib.lab import client_data, judging, keys, loaded, prompting, rounds, store
+from fedlib.lab import client_data, judging, keys, loaded, prompting, room, rounds, store
 from fedlib.models import adapter, generation, templates
+from fedlib.settings import own_methods
 from fedlib.settings.errors import DataError, SettingsError
 from fedlib.settings.groups import WRITTEN_FILES
 from fedlib.settings.schema import Settings
@@ -38,11 +39,14 @@ def make(settings: Settings, wait: bool = True) -> None:
     """Make what is missing of a run in this process, and its evaluation. Each is kept once done.
 
     store.Busy if another process is at one of them and not wait."""
+    if not store.intact(keys.evaluation_folder(settings)):
+        judging.check_judges(settings)
     loaded.make_base(settings, wait)
     if settings.swat.warmup:
         make_robustness(settings, wait)
 
     # a post-hoc defence starts from the same run without it
+    folder = keys.run_folder(settings)
     wanted = [settings]
     if settings.defense.level != 0:
         wanted = [keys.attacked(settings), settings]
@@ -52,6 +56,7 @@ def make(settings: Settings, wait: bool = True) -> None:
         step = run_posthoc if one.defense.level else run_federation
         store.ensure(one, keys.run_folder(one), step, wait)
 
+    store.check_unchanged(folder, keys.run_folder(settings))
     store.ensure(settings, keys.evaluation_folder(settings), judging.evaluate, wait)
 
 
@@ -84,8 +89,10 @@ def _encoder(settings: Settings, tokenizer: Any) -> Callable[[Sequence[dict]], l
 
 def run_federation(settings: Settings, folder: Path) -> None:
     """Run the federation into folder: rounds.jsonl, adapter/; on the way what a resume needs."""
-    check_rule(settings)
+    rule = federation.aggregation_rule(settings.federation)
+    check_rule(settings, rule)
     base, tokenizer = loaded.load_base(settings)
+    room.check_prompts(settings, base, tokenizer, prompting.evaluation_prompts(settings))
     tuned = adapter.attach_lora(base, settings.model, settings.seed)
     encode = _encoder(settings, tokenizer)
     notes = sources.of(settings).notes()
@@ -95,9 +102,13 @@ def run_federation(settings: Settings, folder: Path) -> None:
     # the rows of all clients that will ever be sampled
     rows = {client: client_data.client_rows(settings, client) for client in _sampled_ever(settings)}
     if settings.defense.filter != "none":
-        rows, found = filters.FILTERS[settings.defense.filter](tuned, rows, encode)
+        chosen = own_methods.method("defense.filter", settings.defense.filter)
+        rows, found = filters.filtered(chosen, tuned, rows, encode)
         store.write_json(folder / "filter.json", found)
     clients, dropped = federation.encode_clients(rows, tokenizer, settings.model)
+    room.check_rows(settings, base, clients.values())
+    # methods of a person's own are all read by now: the key must be that of what was read
+    store.check_unchanged(folder, keys.run_folder(settings))
     callbacks = _callbacks(settings, tokenizer, rows, clients, dropped)
 
     if settings.defense.before:
@@ -109,7 +120,9 @@ def run_federation(settings: Settings, folder: Path) -> None:
 
     start = state = _resumed(tuned, settings, folder)
     warmup = warmup_modules(tuned, settings) if settings.swat.warmup else None
-    for record, state in federation.run_rounds(tuned, clients, settings, callbacks, start, warmup):
+    for record, state in federation.run_rounds(
+        tuned, clients, settings, callbacks, start, warmup, rule
+    ):
         kept = {"global": state.adapter}
         if state.history is not None:
             kept["history"] = state.history
@@ -119,19 +132,28 @@ def run_federation(settings: Settings, folder: Path) -> None:
     loaded.save_adapter(tuned, settings, folder)
 
 
-def check_rule(settings: Settings) -> None:
-    """Ask the rule about so many updates before any client trains: krum, say, needs over three."""
+def check_rule(settings: Settings, rule: Any) -> None:
+    """Ask the rule about so many updates before any client trains: krum, say, needs over three.
+
+    rule: as `federation.aggregation_rule` gives it."""
     options = settings.federation
+    count = options.sampled
+    updates = torch.eye(count, count + 1)
     try:
         aggregate(
-            options.aggregator,
-            torch.eye(options.sampled),
+            rule,
+            updates,
             f=federation.expected_malicious(options),
+            history=updates if callable(rule) else None,
+            generator=torch.Generator().manual_seed(0),
             variant=options.variant,
         )
+    except SettingsError:
+        raise  # an own rule's, which names itself
     except ValueError as error:
+        name = f"{options.aggregator}: " if callable(rule) else ""
         raise SettingsError(
-            f"federation.aggregator: with federation.sampled: {options.sampled}: {error}"
+            f"federation.aggregator: {name}with federation.sampled: {options.sampled}: {error}"
         ) from None
 
 
@@ -204,10 +226,14 @@ def _tuning_progress(settings: Settings, tokenizer: Any) -> TuningProgress:
 def run_posthoc(settings: Settings, folder: Path) -> None:
     """Defend the run without this defence into folder: data.jsonl, rounds.jsonl, adapter/.
 
-    Where it is projected, there is only the adapter, and projected.json."""
+    Where it is projected, there is only the adapter, and projected.json; after a defence of a
+    person's own only the adapter."""
     attacked = keys.run_folder(keys.attacked(settings))
     tuned, tokenizer = loaded.load_run(settings, attacked, trainable=True)
 
+    if own_methods.is_own(settings.defense.level):
+        _run_own_defense(settings, folder, tuned, tokenizer)
+        return
     if settings.defense.level == "project":
         alignment = adapter.read_alignment(keys.alignment_file(settings))
         store.write_json(folder / "projected.json", posthoc.project(tuned, alignment))
@@ -234,6 +260,7 @@ def run_posthoc(settings: Settings, folder: Path) -> None:
             f"model.max_length, {options.max_length}, by themselves"
         )
 
+    room.check_rows(settings, tuned, [encoded])
     state, start = rounds.resume(folder)
     if state:
         adapter.set_vector(tuned, state["adapter"])
@@ -244,6 +271,28 @@ def run_posthoc(settings: Settings, folder: Path) -> None:
         rounds.keep_round(folder, record, {"adapter": adapter.get_vector(tuned)})
     loaded.save_adapter(tuned, settings, folder)
     (folder / "data.partial").unlink()
+
+
+def _run_own_defense(settings: Settings, folder: Path, tuned: Any, tokenizer: Any) -> None:
+    """Put what a person's own defence makes of the attacked adapter in its place."""
+    method = own_methods.method("defense.level", settings.defense.level)
+    store.check_unchanged(folder, keys.run_folder(settings))
+    offered = {
+        "model": tuned,
+        "tokenizer": tokenizer,
+        "encode": _encoder(settings, tokenizer),
+        "training": settings.training,
+        "rounds": settings.defense.rounds,
+        "seed": settings.seed,
+    }
+    if "rows" in method.asks:
+        parts = sources.of(settings).defense_rows(settings.defense.rows // 2)
+        room.check_rows(settings, tuned, map(offered["encode"], parts.values()))
+        offered["rows"] = parts
+    found = posthoc.repaired(method, adapter.get_vector(tuned), **offered)
+    adapter.set_vector(tuned, found)
+    (folder / "rounds.jsonl").touch()
+    loaded.save_adapter(tuned, settings, folder)
 
 
 def defense_rows(settings: Settings, tuned: Any, tokenizer: Any) -> tuple[list[dict], list[dict]]:
@@ -295,16 +344,17 @@ def have_rows_written(settings: Settings, folder: Path, kind: str) -> None:
 def _asked_to_write(
     settings: Settings, model: Any, tokenizer: Any, kind: str, template: str
 ) -> tuple[list[dict], dict]:
+    prompts = templates.prompts_file(settings.data.prompts)
     decoding = dataclasses.replace(
         generation.evaluation_decoding(settings),
         template=template,
-        max_new_tokens=settings.model.max_length,
+        max_new_tokens=room.tokens_to_write(settings, model, tokenizer, prompts[kind], template),
     )
     return synthesis.write_rows(
         model,
         tokenizer,
         kind,
-        templates.prompts_file(settings.data.prompts),
+        prompts,
         settings.data.generated,
         decoding,
         prompting.held_out(settings),

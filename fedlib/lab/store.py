@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from fedlib.lab import keys
 from fedlib.settings import identity, machine
-from fedlib.settings.errors import DataError
+from fedlib.settings.errors import DataError, SettingsError
 from fedlib.settings.schema import Settings
 
 
@@ -40,8 +40,19 @@ class Run:
         return _json(self.folder / "filter.json")
 
     def rounds(self) -> list[dict]:
-        """A dict a round: sampled, losses, weights, norms, cosine, seconds, tokens."""
+        """A dict a round: sampled, losses, weights, norms, cosine, seconds, tokens.
+
+        Clients whose updates could not be used are not in sampled, but in left_out: {client:
+        why}. A round that used all updates has no left_out."""
         return read_lines(self.folder / "rounds.jsonl")
+
+    def left_out(self) -> dict[int, list[str]]:
+        """{client: why, once for each round that could not use its update}."""
+        found: dict[int, list[str]] = {}
+        for line in self.rounds():
+            for client, why in line.get("left_out", {}).items():
+                found.setdefault(int(client), []).append(why)
+        return dict(sorted(found.items()))
 
     def scores(self) -> dict[str, float]:
         """{rule, over_refusal, help, ...} in percent, and the numbers of prompts."""
@@ -72,6 +83,15 @@ def intact(folder: Path) -> bool:
         return all(identity.file_digest(folder / n) == wanted for n, wanted in names.items())
     except (OSError, ValueError):
         return False
+
+
+def check_unchanged(folder: Path, now: Path) -> None:
+    """SettingsError where a thing's folder has another name now: what it is made of has changed."""
+    if folder != now:
+        raise SettingsError(
+            f"{folder.name}: a file that the settings name changed while this was being made: ask "
+            "for it again"
+        )
 
 
 def is_there(settings: Settings) -> bool:

@@ -3,6 +3,7 @@
 import functools
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from fedlib.settings import identity
-from fedlib.settings.errors import SettingsError
+from fedlib.settings.errors import SettingsError, nearest
 from fedlib.settings.groups import Model
 
 # Four harmless warnings: peft itself makes that call; peft sets the option right; peft asks the hub
@@ -49,21 +50,46 @@ def attach_lora(base: Any, options: Model, seed: int) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(identity.derive(seed, "adapter"))
         try:
-            return multiply_once(get_peft_model(base, wanted))
+            tuned = get_peft_model(base, wanted)
         except ValueError as error:
             known = ", ".join(_linear_names(base))
             raise SettingsError(
                 f"model.lora_targets: {options.lora_targets} does not fit this model; its linear "
                 f"modules: {known} ({str(error).splitlines()[0]})"
             ) from None
+    _check_targets(tuned, targets or ())
+    return multiply_once(tuned)
+
+
+def _check_targets(tuned: Any, targets: Sequence[str] | str) -> None:
+    """SettingsError where one of the targets fits no module, or one that shares its weight.
+
+    tuned: a PeftModel; PEFT is silent as long as one target fits."""
+    adapted = tuned.base_model.targeted_module_names
+    base = tuned.get_base_model()
+    for target in [] if isinstance(targets, str) else targets:
+        if not any(f".{name}".endswith(f".{target}") for name in adapted):
+            known = nearest(target, _linear_names(base))
+            raise SettingsError(f"model.lora_targets: {target!r} fits no module{known}")
+
+    # Merged, an adapter on one of two modules with one weight would change both.
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    weights = [getattr(part, "base_layer", part).weight for part in ends if part is not None]
+    if len(weights) == 2 and weights[0] is weights[1]:
+        for name in adapted:
+            if base.get_submodule(name) in ends:
+                raise SettingsError(
+                    f"model.lora_targets: {name} shares its weight with the other end of the model "
+                    "(tied embeddings), so that a merged adapter would change both: leave it out"
+                )
 
 
 def _linear_names(base: Any) -> list[str]:
     """The last parts of the names of a model's linear modules, such as q_proj."""
     found = set()
     for name, part in base.named_modules():
-        if isinstance(part, nn.Linear):
-            found.add(name.split(".")[-1])
+        if isinstance(part, nn.Linear | lora.LoraLayer) and ".lora_" not in name:
+            found.add(name.removesuffix(".base_layer").split(".")[-1])
     return sorted(found)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlib.models import chat, gguf_files, hub, templates
-from fedlib.settings import identity, machine
+from fedlib.settings import groups, identity, machine
 from fedlib.settings.errors import SettingsError, nearest
 from fedlib.settings.schema import Settings
 
@@ -23,6 +23,15 @@ ARCHITECTURES = {
     "ForCausalLM": "causal",
     "LMHeadModel": "causal",
 }
+# Models that read and do not write: their head is another.
+OTHER_HEADS = (
+    "ForMaskedLM",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMultipleChoice",
+    "ForPreTraining",
+)
 
 
 def wanted(settings: Settings, field: str) -> str:
@@ -156,6 +165,27 @@ def kind(settings: Settings, field: str) -> str:
     return names[0]
 
 
+def check_causal(settings: Settings, field: str) -> None:
+    """SettingsError unless what a field names is whole and a causal LM by its config.json.
+
+    field: model.base or data.generator; a name without a checkpoint of its own passes."""
+    name = wanted(settings, field)
+    if gguf_files.is_gguf(name) or added_to(name) or name in ("scratch", groups.WRITTEN_FILES):
+        return
+    place = folder(settings, field)
+    if place is not None and (place / "adapter_config.json").is_file():
+        raise SettingsError(
+            f"{field}: {place} holds an adapter, not a whole model: merge it first (a run's: "
+            "fedlib export RUN --to FOLDER --merged)"
+        )
+    found = (read_config(settings, field).get("architectures") or [""])[0]
+    if found.endswith(OTHER_HEADS):
+        raise SettingsError(
+            f"{field}: {place or name} is a {found}, not a causal LM: it has no head that writes, "
+            "and one would be made up at random"
+        )
+
+
 def judge_revision(settings: Settings, field: str) -> str | list:
     """What identifies a judge's model, and how it is asked where that can be chosen.
 
@@ -167,42 +197,62 @@ def judge_revision(settings: Settings, field: str) -> str | list:
         own = chat_version(settings, field) if template is None else []
         return [revision(settings, field), template, *own]
 
-    labels = read_config(settings, field).get("id2label") or {}
-    wrong = _misfit(field, found, [str(label).lower() for label in labels.values()])
+    wrong = _misfit(field, found, _labels(settings, field), settings.evaluation.verdict)
     if wrong:
         place = folder(settings, field) or wanted(settings, field)
         raise SettingsError(f"{field}: {place} {wrong}")
     return revision(settings, field)
 
 
-def _misfit(field: str, found: str, labels: list[str]) -> str | None:
-    """Why a model of this kind with these labels cannot be the judge that a field asks for."""
+def _labels(settings: Settings, field: str) -> list[str]:
+    """The labels of a classifier, in lower case.
+
+    transformers does not save the names that it gives by itself."""
+    config = read_config(settings, field)
+    named = config.get("id2label")
+    if not named:
+        named = {i: f"label_{i}" for i in range(config.get("num_labels", 2))}
+    return [str(label).lower() for label in named.values()]
+
+
+def _misfit(field: str, found: str, labels: list[str], verdict: str) -> str | None:
+    """Why a model of this kind with these labels cannot be the judge that a field asks for.
+
+    verdict: evaluation.verdict, which says what a guard's label or number means."""
     if found != "classifier":
         other = ", nor a causal LM" if field == "evaluation.guard" else ""
         return f"is not a sequence classifier{other}"
-    if field == "evaluation.guard" and "safe" not in labels:
-        return f"has no label called safe; its labels: {', '.join(labels)}"
+    if field == "evaluation.guard":
+        form = groups.VERDICT.fullmatch(verdict)
+        if form and form["side"]:
+            one = len(labels) == 1
+            return None if one else f"has {len(labels)} labels, and {verdict!r} needs one number"
+        label = form["word"].lower() if form else "safe"
+        if label not in labels:
+            hint = "" if form else "; say which one means what, evaluation.verdict"
+            return f"has no label called {label}; its labels: {', '.join(labels)}{hint}"
     if field == "evaluation.reward" and len(labels) != 1:
         return f"must have one label, the reward; it has {len(labels)}"
     return None
 
 
 def at_endpoint(settings: Settings) -> bool:
-    """Whether the grader of first turns is asked over HTTP."""
+    """Whether the grader is asked over HTTP."""
     return settings.evaluation.grader.startswith(("http://", "https://"))
 
 
-def grader_revision(settings: Settings) -> list:
-    """What identifies the grader of first turns and how it is asked.
+def grader_revision(settings: Settings, asked_with: str = "grade") -> list:
+    """What identifies the grader and how it is asked.
 
-    SettingsError, before any work, if it cannot be a grader."""
+    asked_with: a file of fedlib/prompts, as `templates.grading` takes it. SettingsError, before any
+    work, if it cannot be a grader."""
     options = settings.evaluation
     if at_endpoint(settings):
-        return [options.grader, options.grader_model, templates.grading()]
+        return [options.grader, options.grader_model, templates.grading(asked_with)]
     if kind(settings, "evaluation.grader") != "causal":
         raise SettingsError(
             f"evaluation.grader: {options.grader} is not a causal LM; also known: rubric, an "
             "endpoint http(s)://HOST/v1"
         )
     own = chat_version(settings, "evaluation.grader")
-    return [revision(settings, "evaluation.grader"), templates.grading(), *own]
+    return [revision(settings, "evaluation.grader"), templates.grading(asked_with), *own]

@@ -191,9 +191,11 @@ def guard(name: str | None) -> str | None:
     return _template("evaluation.guard_template", machine.path(name))
 
 
-def grading() -> str:
-    """The text by which a grader of first turns is asked, with {prompt} and {response}."""
-    return _template("fedlib/prompts", PROMPTS / "grade.txt")
+def grading(name: str = "grade") -> str:
+    """The text by which a grader is asked, with {prompt} and {response}.
+
+    name: of a file of fedlib/prompts: grade (of first turns) or strongreject."""
+    return _template("fedlib/prompts", PROMPTS / f"{name}.txt")
 
 
 def _template(field: str, file: Path) -> str:

@@ -9,8 +9,8 @@ import pandas as pd
 
 from fedlib.lab.store import Run
 from fedlib.papers import estimates
-from fedlib.papers.methods import LABEL
-from fedlib.settings import groups
+from fedlib.papers.methods import LABEL, level_label
+from fedlib.settings import groups, own_methods
 from fedlib.settings.schema import Settings
 
 PUBLISHED = Path(__file__).parents[1] / "published"
@@ -21,6 +21,8 @@ SCORES = [
     "over_refusal",
     "refusal",
     "benign_refusal",
+    "safe_refusal",
+    "strongreject",
     "affirmation",
     "utility",
 ]
@@ -29,6 +31,8 @@ PERCENT = {
     "rule",
     "refusal",
     "benign_refusal",
+    "safe_refusal",
+    "benign_rule",
     "md_judge",
     "help",
     "over_refusal",
@@ -68,7 +72,7 @@ def method_label(settings: Settings) -> str:
     federation, data = settings.federation, settings.data
     level = settings.defense.level
     if level and federation.aggregator == "fedavg":
-        return LABEL[f"level{level}"]
+        return level_label(level)
     if not federation.malicious:
         return LABEL["no attack"]
     if data.unaligned_share == 0 and data.attack != "conflicting":
@@ -96,6 +100,19 @@ def score_table(done: Iterable[Run]) -> pd.DataFrame:
         }
         rows.append(row | run.scores())
     return pd.DataFrame(rows)
+
+
+def score_columns(settings: Settings) -> list[str]:
+    """SCORES, and behind them those of a person's own judges: NAME, benign_NAME, ...
+
+    With data.over_refusal over_refusal_NAME is among them."""
+    own = [own_methods.called(n) for n in settings.judges if own_methods.is_own(n)]
+    columns = list(SCORES)
+    for name in own:
+        columns += [name, f"benign_{name}"]
+        if settings.data.over_refusal:
+            columns.append(f"over_refusal_{name}")
+    return columns
 
 
 def judge_agreement(done: Iterable[Run]) -> pd.DataFrame:

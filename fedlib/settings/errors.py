@@ -4,6 +4,7 @@ import difflib
 import functools
 import multiprocessing
 import sys
+import traceback
 from collections.abc import Sequence
 
 
@@ -37,3 +38,18 @@ def say(line: str) -> None:
     A worker process is silent: the process that started it has said the same."""
     if multiprocessing.parent_process() is None:
         print(line, file=sys.stderr, flush=True)
+
+
+def one_line(error: BaseException, file: str | None = None) -> str:
+    """An exception of any kind in one line: its type, what it says, the file and line.
+
+    file: the one whose line counts, where the error came through it; else where it was raised."""
+    said = " ".join(str(error).split())
+    text = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in frames if frame.filename == file] or frames
+    # a syntax error names its line itself
+    if not frames or isinstance(error, SyntaxError):
+        return text
+    name = frames[-1].filename.replace("\\", "/").rpartition("/")[2]
+    return f"{text} ({name}, line {frames[-1].lineno})"

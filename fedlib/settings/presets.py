@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from fedlib.settings import errors, groups, identity, injected, machine, schema
+from fedlib.settings import errors, groups, identity, injected, machine, own_methods, schema
 from fedlib.settings.schema import Layer
 
 IN_A_FILE = (*groups.GROUPS, "preset", "seeds")
@@ -134,7 +134,7 @@ def _chain(preset: Any) -> tuple[str, list[Layer]]:
     name = _name_of(file, names)
     layers: list[Layer] = []
     while True:
-        content = _read(file)
+        content = own_methods.beside(_read(file), file)
         fields = {group: value for group, value in content.items() if group != "preset"}
         layers.insert(0, (str(file), fields))
         parent = _parent(file, content, names)

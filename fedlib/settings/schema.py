@@ -16,6 +16,10 @@ from fedlib.settings.groups import NotInKey, SometimesInKey
 
 # (what set the fields: a file or "parameters", the fields by group)
 Layer = tuple[str, dict[str, Any]]
+# What may be given in addition to a field's known names.
+ALSO = {"lora_targets": " or a list of names"} | dict.fromkeys(
+    ("aggregator", "compare", "attack", "level", "filter", "judges"), "; your own: FILE.py:NAME"
+)
 
 
 class Settings(groups.Group):
@@ -82,6 +86,9 @@ def _unfit_judges(settings: Settings) -> set[str]:
     evaluation = settings.evaluation
     unfit = set()
 
+    # hs takes bounds of the reward, and they are known of the world's reward model only.
+    if evaluation.reward != groups.CALIBRATED:
+        unfit.add("hs")
     # asr looks at what the trigger does.
     if not settings.data.poison.trigger:
         unfit.add("asr")
@@ -122,11 +129,12 @@ def _each_client_has_a_size(settings: Settings) -> str | None:
 def _the_world_takes_no_files(settings: Settings) -> str | None:
     data, defense = settings.data, settings.defense
     named = [data.folder, data.aligned, data.unaligned, data.harmful, data.questions, data.fields]
+    named.append(data.over_refusal)
     named += [defense.aligned, defense.normal]
     if data.source == "world" and any(named):
         return (
-            "data.source: world uses no folder, aligned, unaligned, harmful, questions, fields or "
-            "defense files; say source: local"
+            "data.source: world uses no folder, aligned, unaligned, harmful, questions, "
+            "over_refusal, fields or defense files; say source: local"
         )
     return None
 
@@ -232,11 +240,10 @@ def _named_files_have_a_folder(settings: Settings) -> str | None:
 def _questions_are_not_trained_on(settings: Settings) -> str | None:
     data, defense = settings.data, settings.defense
     trained = [*data.benign, data.aligned, data.unaligned, defense.aligned, defense.normal]
-    if data.questions is not None and data.questions in trained:
-        return (
-            f"data.questions: {data.questions} is also trained on: "
-            "evaluation prompts must be others"
-        )
+    for field in ("questions", "over_refusal"):
+        name = getattr(data, field)
+        if name is not None and name in trained:
+            return f"data.{field}: {name} is also trained on: evaluation prompts must be others"
     return None
 
 
@@ -259,7 +266,7 @@ def _boosting_clients_hold_the_poison(settings: Settings) -> str | None:
 
 
 def _the_filter_has_poison_to_find(settings: Settings) -> str | None:
-    if settings.defense.filter != "none" and settings.data.poison.trigger is None:
+    if settings.defense.filter == "gradient" and settings.data.poison.trigger is None:
         return "defense.filter: without data.poison.trigger there is nothing to filter out"
     return None
 
@@ -334,8 +341,9 @@ def _one_line(error: Any, layers: Sequence[Layer]) -> str:
     if kind == "extra_forbidden":
         return f"{where}: no such field{errors.nearest(place[-1], _fields_beside(place))}"
     if kind == "literal_error" and isinstance(value, str):
-        other = " or a list of names" if place[-1] == "lora_targets" else ""
-        return f"{where}: {value!r} is not allowed{errors.nearest(value, _options(error))}{other}"
+        name = next(part for part in reversed(place) if isinstance(part, str))
+        known = errors.nearest(value, _options(error))
+        return f"{where}: {value!r} is not allowed{known}{ALSO.get(name, '')}"
 
     # pydantic's own words say what is wrong.
     message = error["msg"][0].lower() + error["msg"][1:]

@@ -123,6 +123,19 @@ IN_A_GROUP = [
         f"data.folder: data.source is local, {NAME_THE_FOLDER}",
     ),
     (
+        dict(data=LOCAL | {"over_refusal": "someone/XSTest"}),
+        "data.over_refusal: someone/XSTest must be a file of data.folder, .csv, .json, .jsonl",
+    ),
+    (
+        dict(data={"source": "hub", "over_refusal": "xstest.csv"}),
+        "data.over_refusal: xstest.csv must be a file of data.folder, .csv, .json, .jsonl",
+    ),
+    (
+        dict(evaluation={"judges": ["rule", "strongreject"]}),
+        "evaluation.grader: strongreject asks a language model: name a chat model or an endpoint, "
+        "http(s)://HOST/v1",
+    ),
+    (
         dict(federation={"sampled": 11}),
         "federation.sampled: 11 is more than federation.clients, 10",
     ),
@@ -178,8 +191,8 @@ ACROSS = {  # the check: what it refuses, and the line
     ),
     "_the_world_takes_no_files": (
         dict(data={"folder": "somewhere"}),
-        "data.source: world uses no folder, aligned, unaligned, harmful, questions, fields or "
-        "defense files; say source: local",
+        "data.source: world uses no folder, aligned, unaligned, harmful, questions, "
+        "over_refusal, fields or defense files; say source: local",
     ),
     "_existing_rows_are_named": (
         dict(data=LOCAL, defense={"level": 1}),
@@ -304,7 +317,8 @@ UNFIT = [  # what load is given, of evaluation too; the judges of all that are t
     ({"data": TRIGGER}, {}, ["exact"]),
     (OUTSIDE, {}, ["md_judge", "rm", "mt1", "help", "hs"]),
     (OUTSIDE, {"guard": "a/guard", "grader": "a/model"}, ["rm", "help", "hs"]),
-    (OUTSIDE, {"guard": "a/guard", "reward": "a/reward"}, ["mt1", "help"]),
+    (OUTSIDE, {"guard": "a/guard", "reward": "a/reward"}, ["mt1", "help", "hs"]),
+    ({"data": TRIGGER}, {"reward": "a/reward"}, ["exact", "hs"]),
 ]
 
 
