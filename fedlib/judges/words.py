@@ -81,7 +81,8 @@ def _guard_answers(settings: Settings, pairs: Sequence[Pair], tokens: int) -> li
     if tokens != VERDICT_TOKENS:
         asked_as.append(tokens)
     ask = functools.partial(_ask_guard, settings, template, tokens, pairs)
-    return answers.kept(asked_as, pairs, ask)
+    # an answer that is empty, less its thought, would be empty again
+    return answers.kept(asked_as, pairs, ask, fine=lambda _: True)
 
 
 def _pairs(prompts: Prompts, responses: Responses) -> list[Pair]:

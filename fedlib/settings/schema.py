@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self, get_args
 from pydantic import Field, ValidationError, model_validator
 
 from fedlib.settings import errors, groups
+from fedlib.settings.fitting import unfit_judges
 from fedlib.settings.groups import NotInKey, SometimesInKey
 
 # (what set the fields: a file or "parameters", the fields by group)
@@ -77,37 +78,8 @@ class Settings(groups.Group):
     @property
     def judges(self) -> list[str]:
         """Those of evaluation.judges that can judge this data, in their order."""
-        unfit = _unfit_judges(self)
+        unfit = unfit_judges(self.data, self.evaluation)
         return [name for name in self.evaluation.judges if name not in unfit]
-
-
-def _unfit_judges(settings: Settings) -> set[str]:
-    """The judges that say nothing about this data."""
-    evaluation = settings.evaluation
-    unfit = set()
-
-    # hs takes bounds of the reward, and they are known of the world's reward model only.
-    if evaluation.reward != groups.CALIBRATED:
-        unfit.add("hs")
-    # asr looks at what the trigger does.
-    if not settings.data.poison.trigger:
-        unfit.add("asr")
-    # In the world, exact needs a task, which has right answers in words.
-    if settings.data.source == "world":
-        if not set(settings.data.benign) & set(groups.TASKS):
-            unfit.add("exact")
-        # Nor are there affirmative openings or ordinary rows apart from what clients know.
-        return unfit | {"affirmation", "utility"}
-
-    # help, the rubric and world models know only the world.
-    unfit.add("help")
-    if evaluation.grader == "rubric":
-        unfit.add("mt1")
-    if evaluation.guard.startswith("world:"):
-        unfit |= {"md_judge", "hs"}
-    if evaluation.reward.startswith("world:"):
-        unfit |= {"rm", "hs"}
-    return unfit
 
 
 # Checks across groups. Each returns the error's line, or None where all is well.
@@ -129,8 +101,7 @@ def _each_client_has_a_size(settings: Settings) -> str | None:
 def _the_world_takes_no_files(settings: Settings) -> str | None:
     data, defense = settings.data, settings.defense
     named = [data.folder, data.aligned, data.unaligned, data.harmful, data.questions, data.fields]
-    named.append(data.over_refusal)
-    named += [defense.aligned, defense.normal]
+    named += [data.over_refusal, defense.aligned, defense.normal]
     if data.source == "world" and any(named):
         return (
             "data.source: world uses no folder, aligned, unaligned, harmful, questions, "

@@ -77,3 +77,13 @@ def test_without_the_file_nothing_changes(local):
 def test_xstest_has_250_safe_prompts(local):
     settings = asking(local, XSTEST.read_text(encoding="utf-8"), "xstest_prompts.csv")
     assert len(sources.of(settings).prompts()["over_refusal"]) == 250
+
+
+def test_what_is_asked_there_is_never_trained_on(local):
+    benign = local.data.benign[0]
+    [row, *_] = sources.of(local).client_rows(0)
+    content = json.dumps([{"prompt": row["instruction"].upper(), "label": "safe"}])
+    settings = asking(local.replace(data={"benign": [benign]}), content, "safe.json")
+    rows = [row for client in range(10) for row in sources.of(settings).client_rows(client)]
+    assert row["instruction"] not in {row["instruction"] for row in rows}
+    assert any("prompt asks, and" in note for note in sources.of(settings).notes())

@@ -124,11 +124,12 @@ IN_A_GROUP = [
     ),
     (
         dict(data=LOCAL | {"over_refusal": "someone/XSTest"}),
-        "data.over_refusal: someone/XSTest must be a file of data.folder, .csv, .json, .jsonl",
+        "data.over_refusal: someone/XSTest must be a file of data.folder, "
+        f"{', '.join(groups.ENDINGS)}",
     ),
     (
         dict(data={"source": "hub", "over_refusal": "xstest.csv"}),
-        "data.over_refusal: xstest.csv must be a file of data.folder, .csv, .json, .jsonl",
+        f"data.over_refusal: xstest.csv must be a file of data.folder, {', '.join(groups.ENDINGS)}",
     ),
     (
         dict(evaluation={"judges": ["rule", "strongreject"]}),
