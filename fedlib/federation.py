@@ -25,6 +25,7 @@ from fedlib.settings.schema import Settings
 from fedlib.swat import modules
 from fedlib.training import Encoded
 
+LOOKED_AT = 100  # rows whose loss is shown
 UNKNOWN = 0.2  # of all clients' tokens, at most, may be unknown to the base's tokenizer
 NAMED = 3  # clients that an error names with their reasons, at most
 
@@ -324,6 +325,15 @@ def local_updates(
         sent[client] = update * attack.boost(federation, settings.data.attack, client)
         tokens += seen
     return sent, losses, tokens
+
+
+def loss_with(tuned: Any, vector: Tensor, rows: Sequence[Encoded]) -> float:
+    """The mean loss of a response's token over rows, with this adapter [D]; the model is left so.
+
+    At most the first LOOKED_AT rows: enough to see whether something was learned."""
+    adapter.set_vector(tuned, vector)
+    log_likelihood, _ = training.likelihood(tuned, rows[:LOOKED_AT])
+    return -log_likelihood
 
 
 def round_learning_rate(settings: Settings, round_: int) -> float:
