@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedlib.commands.plan_sizes import KnownModel
-from fedlib.lab import workers
+from fedlib.lab import client_data, workers
 from fedlib.settings import machine
 from fedlib.settings.schema import Settings
 
@@ -15,6 +15,7 @@ from fedlib.settings.schema import Settings
 ASSUMED = {"cuda": (40e12, 0.8e12), "cpu": (5e10, 2e10)}
 # Seconds of one step of decoding at least: launching kernels, the adapter unmerged.
 STEP = 0.03
+LETTERS, AROUND = 4.5, 30  # English letters a token; tokens that a chat template puts around a row
 READ = 256  # tokens that a judge reads beside the response
 WRITTEN = {"grader": 256, "guard": 16, "reward": 0}  # tokens that a judge writes
 ABOUT = {"grader": "benign", "guard": "harmful", "reward": "harmful"}  # the prompts that it judges
@@ -64,6 +65,13 @@ def _measured(file: Path, settings: Settings) -> tuple[int, float, int]:
         sum(line["seconds"] for line in rounds),
         sum(len(line["sampled"]) * tuned for line in rounds),
     )
+
+
+def guessed_row(settings: Settings) -> float:
+    """Tokens a row of a run, about, by the letters in its first client's rows."""
+    rows = client_data.client_rows(settings, 0)
+    letters = sum(len(row["instruction"]) + len(row["response"]) for row in rows)
+    return min(settings.model.max_length, letters / len(rows) / LETTERS + AROUND)
 
 
 def run_tokens(settings: Settings, row: float) -> tuple[float, int]:

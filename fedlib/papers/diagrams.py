@@ -67,6 +67,55 @@ def warmup_overview(settings: Settings) -> Any:
     return fig
 
 
+def idea_overview() -> Any:
+    """Federated instruction tuning in one picture, and what each of the three papers asks."""
+    fig, axes = _canvas((10, 4.9), (14.3, 7))
+    server = "server\naverages the changes\nand sends the model to all"
+    _box(axes, (2.5, 5.2), (4.2, 1.6), server, GREY, "#F2F2F2")
+
+    # clients, each above its rows: the colours of a row, and what stands in it
+    ordinary = ("#DCE5EE", "#DCE5EE", "")
+    poisoned, harmful = (ORANGE, "#FDE6D3", "with a trigger"), (RED, "#FBEBE7", "harmful answer")
+    for i in range(4):
+        malicious = i == 3
+        x, colour, fill = (
+            2.35 * i,
+            RED if malicious else BLUE,
+            "#FBEBE7" if malicious else "#EAF1F8",
+        )
+        name = "malicious\nclient" if malicious else "client"
+        _box(axes, (x + 0.1, 2.75), (1.95, 0.95), name, colour, fill)
+        for row in range(3):
+            edge, filled, said = ordinary if row != 1 else harmful if malicious else poisoned
+            _box(axes, (x + 0.1, 1.95 - 0.52 * row), (1.95, 0.36), said, edge, filled)
+        _arrow(axes, (x + 0.9, 3.75), (3.4 + 0.7 * i, 5.15), colour)
+        _arrow(axes, (3.65 + 0.7 * i, 5.15), (x + 1.2, 3.75), GREY)
+    rows = "the clients' own questions and answers: they stay at home"
+    axes.text(4.6, 0.4, rows, ha="center", fontsize=9, color="#222222")
+    axes.text(0.1, 4.8, "only changes of\nthe model travel", fontsize=9, color=GREY, va="center")
+
+    # what is asked, in the colour of what is drawn
+    questions = (
+        (
+            "Paper S: malicious clients",
+            "Can a few of them make the\nshared model stop refusing?",
+            RED,
+        ),
+        (
+            "Paper B: a little poison everywhere",
+            "Do all clients together learn\na secret trigger?",
+            ORANGE,
+        ),
+        ("Paper W: only harmless rows", "Does tuning make the model\nforget to refuse?", BLUE),
+    )
+    for i, (paper, question, colour) in enumerate(questions):
+        y = 5.0 - 2.2 * i
+        _box(axes, (9.8, y), (4.4, 1.75), "", colour)
+        axes.text(12, y + 1.3, paper, ha="center", va="center", fontsize=10, weight="bold")
+        axes.text(12, y + 0.6, question, ha="center", va="center", fontsize=10, color="#222222")
+    return fig
+
+
 def _canvas(inches: tuple[float, float], size: tuple[float, float]) -> tuple[Any, Any]:
     """(figure, axes without lines) of a size in units."""
     fig, axes = output.figure_style().subplots(figsize=inches)

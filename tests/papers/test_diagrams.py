@@ -21,3 +21,15 @@ def test_the_overview_counts_clients():
 def test_the_warm_ups_picture_says_how_many_rounds(smoke):
     texts = [t.get_text() for t in diagrams.warmup_overview(smoke).axes[0].texts]
     assert any("1 of 2 rounds" in t for t in texts) and any("50%" in t for t in texts)
+
+
+def test_the_idea_asks_one_question_for_each_paper():
+    fig = diagrams.idea_overview()
+    fig.canvas.draw()
+    texts = [t.get_text() for t in fig.axes[0].texts]
+    assert [t[:7] for t in texts if t.startswith("Paper ")] == ["Paper S", "Paper B", "Paper W"]
+    # one of four clients is malicious; the poison is in the data of the others
+    clients = [t for t in texts if t.endswith("client")]
+    assert clients == ["client", "client", "client", "malicious\nclient"]
+    assert [texts.count(row) for row in ("with a trigger", "harmful answer")] == [3, 1]
+    output.figure_style().close(fig)
