@@ -140,7 +140,7 @@ def ensure(
             return
         if (folder / "done.json").exists():  # spoilt: start again
             shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
+        machine.made_folder(folder)
         plain = settings.model_dump() | {"code_version": identity.CODE_VERSION}
         _write_sealed(folder / "settings.json", plain)
         make(settings, folder)

@@ -31,6 +31,13 @@ MARKS = (
 TIMES_PACKED, SMALL = 200, 2**26
 SPACE = re.compile(r"[ \t\r\n]*")  # between the parts of JSON
 
+# How files of another format begin than their ending says, and what to do.
+OTHERS = {
+    b"\x1f\x8b": "is packed by gzip: add .gz to its name",
+    b"PAR1": "is a Parquet file: name it .parquet",
+    b"PK\x03\x04": "is a ZIP file, as Excel's are: unpack it, or save the sheet as CSV (UTF-8)",
+}
+
 Numbered = Iterator[tuple[int, Any]]
 
 
@@ -73,7 +80,11 @@ def unit(file: Path) -> str:
 def _text(file: Path) -> str:
     """A file's text. Bytes that are no UTF-8 stay in it as lone surrogates, row by row."""
     content = file.read_bytes()
-    if file.name.lower().endswith(".gz"):
+    packed = file.name.lower().endswith(".gz")
+    other = next((what for mark, what in OTHERS.items() if content.startswith(mark)), None)
+    if other and not packed:
+        raise DataError(f"{file}: {other}")
+    if packed:
         try:
             content = _unpacked(file, content)
         except (OSError, EOFError, zlib.error) as error:
