@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
 from urllib.parse import urlsplit
 
+from fedlib.settings import errors
 from fedlib.settings.errors import SettingsError
 
 AT_ONCE = 8  # questions that an endpoint is asked at a time
@@ -85,7 +86,8 @@ def _answer(client: Any, model: str | None, text: str, temperature: float) -> st
     except (AttributeError, LookupError, TypeError, ValueError, openai.APIResponseValidationError):
         # a page of HTML, no JSON, or JSON of another shape
         return ""
-    return content if isinstance(content, str) else ""
+    # answers are kept, and an endpoint may repeat what it was sent
+    return errors.without_secrets(content) if isinstance(content, str) else ""
 
 
 def _explained(address: str, model: str | None, failure: BaseException) -> BaseException:

@@ -150,6 +150,8 @@ def guard_question(tokenizer: Any, template: str | None, prompt: str, response: 
         ]
         try:
             text = chat.rendered(tokenizer, turns, to_be_answered=True)
+        except SettingsError:  # it never ends, or writes without end
+            raise
         except Exception:  # a template raises what it likes at a form it does not know
             continue
         if prompt.strip() in text and response.strip() in text:

@@ -80,8 +80,12 @@ def intact(folder: Path) -> bool:
         names = sealed.get("files") if isinstance(sealed, dict) else None
         if not isinstance(names, dict):
             return False
-        return all(identity.file_digest(folder / n) == wanted for n, wanted in names.items())
-    except (OSError, ValueError):
+        # a name that leads out of the folder is none of its files
+        inside = all(machine.is_inside(name) for name in names)
+        return inside and all(
+            identity.file_digest(folder / n) == wanted for n, wanted in names.items()
+        )
+    except (OSError, ValueError, RecursionError):
         return False
 
 
@@ -136,7 +140,7 @@ def ensure(
             return
         if (folder / "done.json").exists():  # spoilt: start again
             shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
+        machine.made_folder(folder)
         plain = settings.model_dump() | {"code_version": identity.CODE_VERSION}
         _write_sealed(folder / "settings.json", plain)
         make(settings, folder)

@@ -6,12 +6,14 @@ A model is named by a field such as model.base: a world model (world:NAME), a fo
 
 import functools
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fedlib.models import chat, gguf_files, hub, templates
 from fedlib.settings import groups, identity, machine
-from fedlib.settings.errors import SettingsError, nearest
+from fedlib.settings.errors import DataError, SettingsError, nearest
 from fedlib.settings.schema import Settings
 
 WORLD_MODELS = Path(__file__).parents[1] / "world_models"
@@ -32,6 +34,11 @@ OTHER_HEADS = (
     "ForMultipleChoice",
     "ForPreTraining",
 )
+
+# What config.json calls a model's sizes: its weights tell how large they can be at most.
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
+WIDTHS = ("hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner", "vocab_size")
+WIDTHS += ("num_attention_heads", "n_head", "num_key_value_heads", "head_dim", "num_experts")
 
 
 def wanted(settings: Settings, field: str) -> str:
@@ -88,13 +95,18 @@ def source(settings: Settings, field: str) -> tuple[str, str | None]:
 def revision(settings: Settings, field: str) -> str | list:
     """What identifies a model's content: a digest of its folder, or [name on the hub, commit].
 
-    SettingsError if a folder holds no safetensors."""
+    SettingsError if a folder holds no safetensors, or an adapter, which names a base elsewhere."""
     name = wanted(settings, field)
     if gguf_files.is_gguf(name):
         return ["gguf", gguf_files.gguf_revision(field, name)]
     place = folder(settings, field)
     if place is None:
         return list(source(settings, field))
+    if (place / "adapter_config.json").is_file():
+        raise SettingsError(
+            f"{field}: {place} holds an adapter, not a whole model: merge it first (a run's: "
+            "fedlib export RUN --to FOLDER --merged)"
+        )
     if not any(place.glob("*.safetensors")):
         raise SettingsError(
             f"{field}: {place} holds no weights as .safetensors, and others are not loaded"
@@ -116,8 +128,62 @@ def revision(settings: Settings, field: str) -> str | list:
 
 @functools.lru_cache(maxsize=8)
 def _digest(place: Path, _state: tuple) -> str:
+    _check_files(place)
     files = [file for file in sorted(place.iterdir()) if file.is_file()]
     return identity.digest([[file.name, identity.file_digest(file)] for file in files])
+
+
+def _check_files(place: Path) -> None:
+    """DataError where a folder's files lead out of it, or would fill the memory before one knows
+    that they do not fit."""
+    index = place / "model.safetensors.index.json"
+    if index.is_file():
+        shards = _json_object(index).get("weight_map")
+        shards = shards.values() if isinstance(shards, dict) else [None]
+        if not all(isinstance(name, str) and Path(name).name == name for name in shards):
+            raise DataError(f"{index}: weight_map must name files of this folder")
+
+    # no model is built whose sizes its weights cannot have
+    tensors, values = _counted(sorted(place.glob("*.safetensors")))
+    read = {}
+    for name in ("config.json", "generation_config.json"):
+        read[name] = _json_object(place / name) if (place / name).is_file() else {}
+    config = read["config.json"]
+    for name in sorted(set(LAYERS + WIDTHS) & set(config)):
+        most = tensors if name in LAYERS else values
+        size = config[name]
+        if size is not None and not (type(size) is int and 1 <= size <= most):
+            raise DataError(
+                f"{place / 'config.json'}: {name}: {str(size)[:60]}: must be a number from 1 to "
+                f"{most:,}, of {tensors:,} weights with {values:,} values in all"
+            )
+
+
+def _counted(files: Sequence[Path]) -> tuple[int, int]:
+    """(how many tensors, how many values in them) safetensors files hold, by their headers."""
+    from safetensors import SafetensorError, safe_open
+
+    tensors, values = 0, 0
+    for file in files:
+        try:
+            with safe_open(file, "numpy") as stored:
+                for name in stored.keys():  # noqa: SIM118
+                    tensors += 1
+                    values += math.prod(stored.get_slice(name).get_shape())
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{file}: not a whole safetensors file ({error})") from None
+    return tensors, values
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; DataError where it holds none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise DataError(f"{file}: holds no JSON object that can be read")
+    return found
 
 
 def chat_version(settings: Settings, field: str) -> list[int]:
@@ -135,8 +201,8 @@ def chat_version(settings: Settings, field: str) -> list[int]:
     if place is None or any(place.glob("chat_template*")):
         return [chat.VERSION]
     try:
-        config = json.loads((place / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # loading says what is wrong
+        config = _json_object(place / "tokenizer_config.json")
+    except DataError:  # loading says what is wrong
         return []
     return [chat.VERSION] if config.get("chat_template") else []
 
@@ -149,20 +215,27 @@ def read_config(settings: Settings, field: str) -> dict[str, Any]:
     else:
         file = place / "config.json"
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return _json_object(file)
+    except DataError:
         raise SettingsError(f"{field}: {place} holds no config.json that can be read") from None
+
+
+def _architecture(settings: Settings, field: str) -> str:
+    """The first architecture that a model's config.json names; empty where it names none."""
+    names = read_config(settings, field).get("architectures")
+    first = names[0] if isinstance(names, list) and names else ""
+    return first if isinstance(first, str) else ""
 
 
 def kind(settings: Settings, field: str) -> str:
     """What a field's model is by its config.json: classifier (of sequences) or causal (an LM).
 
     For any other architecture the result is its name."""
-    names = read_config(settings, field).get("architectures") or [""]
+    name = _architecture(settings, field)
     for ending, found in ARCHITECTURES.items():
-        if names[0].endswith(ending):
+        if name.endswith(ending):
             return found
-    return names[0]
+    return name
 
 
 def check_causal(settings: Settings, field: str) -> None:
@@ -173,12 +246,7 @@ def check_causal(settings: Settings, field: str) -> None:
     if gguf_files.is_gguf(name) or added_to(name) or name in ("scratch", groups.WRITTEN_FILES):
         return
     place = folder(settings, field)
-    if place is not None and (place / "adapter_config.json").is_file():
-        raise SettingsError(
-            f"{field}: {place} holds an adapter, not a whole model: merge it first (a run's: "
-            "fedlib export RUN --to FOLDER --merged)"
-        )
-    found = (read_config(settings, field).get("architectures") or [""])[0]
+    found = _architecture(settings, field)
     if found.endswith(OTHER_HEADS):
         raise SettingsError(
             f"{field}: {place or name} is a {found}, not a causal LM: it has no head that writes, "

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
-from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -19,7 +18,7 @@ from transformers import (
 )
 
 from fedlib.models import adapter, chat, checkpoints, hub
-from fedlib.settings import machine
+from fedlib.settings import errors, machine
 from fedlib.settings.errors import DataError
 from fedlib.settings.schema import Settings
 
@@ -50,8 +49,7 @@ def load_causal(source: str, commit: str | None, device: str, dtype: str) -> Loa
 
     # A checkpoint's settings for sampling would override ours, so they go. Where a turn ends stays:
     # its generation config knows that better than its tokenizer.
-    ends = model.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+    ends = {tokenizer.eos_token_id, *_ends(source, model)} - {None}
     model.generation_config = GenerationConfig(
         eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id
     )
@@ -60,9 +58,28 @@ def load_causal(source: str, commit: str | None, device: str, dtype: str) -> Loa
 
 def _tokenizer(source: str, revision: str) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    longest = tokenizer.model_max_length
+    if type(longest) not in (int, float):
+        raise DataError(
+            f"{source}: model_max_length of its tokenizer_config.json must be a number, "
+            f"got {str(longest)[:60]!r}"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _ends(source: str, model: Any) -> list[int | None]:
+    """The tokens that end an answer by a model's generation config; DataError where it names none
+    as a number."""
+    named = model.generation_config.eos_token_id
+    ends = named if isinstance(named, list) else [named]
+    if not all(end is None or type(end) is int for end in ends):
+        raise DataError(
+            f"{source}: eos_token_id of its generation_config.json must be the number of a token, "
+            f"or a list of numbers, got {str(named)[:60]!r}"
+        )
+    return ends
 
 
 def _set_end(source: str, model: Any, tokenizer: Any) -> None:
@@ -71,8 +88,7 @@ def _set_end(source: str, model: Any, tokenizer: Any) -> None:
     DataError where it names none that the tokenizer knows as a special token."""
     if tokenizer.eos_token_id is not None:
         return
-    named = model.generation_config.eos_token_id
-    for end in named if isinstance(named, list) else [named]:
+    for end in _ends(source, model):
         if end is not None and end in tokenizer.all_special_ids:
             tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
             break
@@ -104,10 +120,9 @@ def _check_vocabulary(source: str, model: Any, tokenizer: Any) -> None:
     needed = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
     if tokenizer.chat_template:
         turns = [{"role": "user", "content": "a"}]
-        with contextlib.suppress(
-            Exception
-        ):  # what is wrong with a template is said where it is used
-            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        # what is wrong with a template is said where it is used
+        with contextlib.suppress(Exception):
+            text = chat.rendered(tokenizer, turns, to_be_answered=True)
             needed += tokenizer(text, add_special_tokens=False)["input_ids"]
     if any(i is not None and i >= rows for i in needed):
         raise DataError(
@@ -132,16 +147,20 @@ def position_limit(model: Any) -> int | None:
 def attach_adapter(base: Any, folder: Path, trainable: bool = False) -> Any:
     """The base with the adapter of a folder, in PEFT's format.
 
-    ValueError if a tensor is missing, left over or different afterwards; PEFT only warns."""
-    tuned = PeftModel.from_pretrained(base, folder, is_trainable=trainable)
+    DataError if a tensor is missing, left over or different afterwards; PEFT only warns."""
+    config, on_disk = adapter.read_adapter(folder)
+    try:
+        tuned = PeftModel.from_pretrained(base, folder, config=config, is_trainable=trainable)
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        said = errors.one_line(error)[:300]
+        raise DataError(f"{folder} does not fit its base: {said}") from None
     tuned = adapter.multiply_once(tuned)
-    on_disk = load_file(folder / "adapter_model.safetensors")
     now = get_peft_model_state_dict(tuned)
     same = set(on_disk) == set(now) and all(
         torch.equal(value, now[name].float().cpu()) for name, value in on_disk.items()
     )
     if not same:
-        raise ValueError(f"{folder} does not fit its base: tensors missing or different")
+        raise DataError(f"{folder} does not fit its base: tensors missing or different")
     return tuned.eval()
 
 
@@ -227,5 +246,6 @@ def encode_pairs(
             {"role": "user", "content": prompt},
             {"role": "assistant", "content": response},
         ]
-        texts.append(chat.rendered(tokenizer, turns, to_be_answered=False))
+        with chat.said_in_a_line(tokenizer):
+            texts.append(chat.rendered(tokenizer, turns, to_be_answered=False))
     return tokenizer(texts, add_special_tokens=False, **fit)

@@ -24,6 +24,7 @@ REAL_MODEL = "world:smollm2-aligned"
 CHAT_MODELS = ["world:chat", "world:chat-deep"]
 # What claims in these units cannot leave, nor then their intervals.
 BOUNDS = {"AUC": (0, 1), "Spearman": (-1, 1), "ASR (%)": (0, 100), "recall (%)": (0, 100)}
+NUMBERS = ("measured", "low", "high", "seeds")  # of what was measured for a claim
 ENOUGH_SEEDS = 5  # for a verdict
 
 
@@ -105,10 +106,11 @@ def record_claim(
 def _measured(file: Path) -> dict:
     """What was recorded for a claim; {} where nothing was, or where the file is damaged."""
     try:
-        found = json.loads(file.read_text()) if file.exists() else {}
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        whole = found == {} or all(np.isfinite(found[name]) for name in NUMBERS)
+    except (ValueError, KeyError, TypeError, RecursionError, OSError):
+        whole = False
+    if not whole:
         print(f"{file} is damaged: its claim counts as not run; run its notebook again")
         return {}
     return found

@@ -3,12 +3,41 @@
 import difflib
 import functools
 import multiprocessing
+import os
 import sys
 import traceback
 from collections.abc import Sequence
 
+# Where a person's keys are; shorter values are none.
+SECRETS = ("HF_TOKEN", "OPENAI_API_KEY", "HUGGING_FACE_HUB_TOKEN", "ANTHROPIC_API_KEY")
+SHORTEST_SECRET = 8
 
-class SettingsError(ValueError):
+
+def secrets() -> list[str]:
+    """The keys and tokens in the environment: they stand in no file, and in no error."""
+    found = [os.environ.get(name, "") for name in SECRETS]
+    return [secret for secret in found if len(secret) >= SHORTEST_SECRET]
+
+
+def without_secrets(text: str) -> str:
+    """A text in which *** stands in the place of each key or token of the environment."""
+    for secret in secrets():
+        text = text.replace(secret, "***")
+    return text
+
+
+class OneLine(ValueError):
+    """An error whose message is one line that can be printed, whatever it quotes; no secret."""
+
+    def __init__(self, line: str):
+        super().__init__("".join(map(_printable, without_secrets(line))))
+
+
+def _printable(sign: str) -> str:
+    return sign if sign.isprintable() else sign.encode("unicode_escape").decode()
+
+
+class SettingsError(OneLine):
     """A setting that cannot be used; the message is one line."""
 
     def _render_traceback_(self) -> list[str]:
@@ -16,7 +45,7 @@ class SettingsError(ValueError):
         return [f"SettingsError: {self}"]
 
 
-class DataError(ValueError):
+class DataError(OneLine):
     """Data that cannot be used; the message names file and line."""
 
     def _render_traceback_(self) -> list[str]:

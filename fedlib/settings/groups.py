@@ -13,6 +13,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from fedlib.settings.safe_values import NUMBER
+
 # How the name of a file of rows ends. Any other name with a slash may be a dataset of the hub.
 ENDINGS = (".csv", ".json", ".jsonl", ".csv.gz", ".json.gz", ".jsonl.gz", ".parquet")
 GROUPS = ("model", "data", "federation", "training", "defense", "swat", "evaluation")
@@ -294,8 +296,8 @@ class Defense(Group):
 
     filter: Literal["none", "gradient"] | Own
     before: CountFromZero
-    level: Literal[0, 1, 2, 3, "project"] | Own
-    compare: Annotated[list[Literal[1, 2, 3] | Own], _REPEATS]
+    level: Annotated[Literal[0, 1, 2, 3, "project"] | Own, NUMBER]
+    compare: Annotated[list[Annotated[Literal[1, 2, 3] | Own, NUMBER]], _REPEATS]
     aligned: Annotated[str | None, _TUNED_AFTER]
     normal: Annotated[str | None, _TUNED_AFTER]
     rows: Annotated[

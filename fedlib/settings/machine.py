@@ -43,6 +43,11 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def is_inside(name: str) -> bool:
+    """Whether a name in a file of data leads to a place in the folder that it is about."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
 @functools.cache
 def has_gpu() -> bool:
     """Whether the CUDA driver sees a device. Asked without torch; heeds CUDA_VISIBLE_DEVICES."""

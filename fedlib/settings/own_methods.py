@@ -63,7 +63,7 @@ class Own:
             return self.function(*given, **asked)
         except SettingsError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script may end the process
             source = inspect.unwrap(self.function)
             file = getattr(getattr(source, "__code__", None), "co_filename", None)
             raise self.refused(errors.one_line(error, file)) from None
@@ -178,7 +178,7 @@ def _file_module(field: str, file: Path, digest: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise SettingsError(f"{field}: {file}: {errors.one_line(error, str(file))}") from None
     return module
@@ -259,7 +259,7 @@ def _named_module(field: str, dotted: str, digest: str) -> ModuleType:
         if error.name and f"{dotted}.".startswith(f"{error.name}."):
             raise SettingsError(f"{field}: no module {dotted!r}{_near_modules(dotted)}") from None
         raise SettingsError(f"{field}: {dotted}: {errors.one_line(error)}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SettingsError(f"{field}: {dotted}: {errors.one_line(error)}") from None
     _loaded[top] = digest
     return module

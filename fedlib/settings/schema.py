@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from fedlib.settings import errors, groups
+from fedlib.settings import errors, groups, safe_values
 from fedlib.settings.fitting import unfit_judges
 from fedlib.settings.groups import NotInKey, SometimesInKey
 
@@ -83,6 +83,22 @@ class Settings(groups.Group):
 
 
 # Checks across groups. Each returns the error's line, or None where all is well.
+
+
+def _texts_can_be_written(settings: Settings) -> str | None:
+    return safe_values.unwritable(settings.model_dump())
+
+
+def _no_secrets(settings: Settings) -> str | None:
+    return safe_values.secret(settings.model_dump())
+
+
+def _results_have_a_folder(settings: Settings) -> str | None:
+    """A preset's name is that of its folder in outputs."""
+    name = settings.preset
+    if "/" in name or name in ("", ".", ".."):
+        return f"preset: {name!r} cannot be the name of a folder in outputs: rename the file"
+    return None
 
 
 def _seeds_differ(settings: Settings) -> str | None:
@@ -253,6 +269,9 @@ def _scratch_has_files(settings: Settings) -> str | None:
 
 
 CHECKS: tuple[Callable[[Settings], str | None], ...] = (
+    _texts_can_be_written,
+    _no_secrets,
+    _results_have_a_folder,
     _seeds_differ,
     _each_client_has_a_size,
     _the_world_takes_no_files,

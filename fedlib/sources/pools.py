@@ -40,6 +40,11 @@ class Pools:
         """The file of a dataset: one of the folder, or that of the rows taken from the hub."""
         if hub_rows.is_dataset(self.settings, name):
             return hub_rows.rows_file(self.settings, name)
+        if not machine.is_inside(name):
+            raise DataError(
+                f"data: {name}: leads out of data.folder, {self.folder()}: name the folder that "
+                "holds it, and the file in it"
+            )
         return self.folder() / name
 
     def folder(self) -> Path:

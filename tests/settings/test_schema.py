@@ -185,6 +185,15 @@ def test_a_condition_in_a_group_is_one_line(given, line):
 
 EXISTING = "takes existing rows: name defense.aligned and defense.normal, files of data.folder"
 ACROSS = {  # the check: what it refuses, and the line
+    "_texts_can_be_written": (
+        dict(model={"base": "a\tb"}),
+        "model.base: 'a\\tb': a name must not hold '\\t'",
+    ),
+    "_no_secrets": (
+        dict(evaluation={"grader": "https://h/v1?key=sk-" + 24 * "x", "grader_model": "m"}),
+        "evaluation.grader: holds what looks like a key or token, and settings are written to "
+        "disk: set it in the environment (HF_TOKEN or OPENAI_API_KEY)",
+    ),
     "_seeds_differ": (dict(seeds=[1, 1]), "seeds: [1, 1] names one twice"),
     "_each_client_has_a_size": (
         dict(data={"partition": "sizes", "sizes": [5]}),
@@ -263,12 +272,18 @@ ACROSS = {  # the check: what it refuses, and the line
         "on",
     ),
 }
+# no preset of ours has such a name
+ACROSS["_results_have_a_folder"] = (
+    dict(preset=".."),
+    "preset: '..' cannot be the name of a folder in outputs: rename the file",
+)
+ASKED = {"_results_have_a_folder": lambda **given: load().replace(**given)}
 
 
 @pytest.mark.parametrize("check", schema.CHECKS, ids=lambda check: check.__name__)
 def test_a_condition_across_groups_is_one_line(check):
     given, line = ACROSS[check.__name__]
-    assert message(load, **given) == line
+    assert message(ASKED.get(check.__name__, load), **given) == line
     assert check(load()) is None
 
 
