@@ -28,7 +28,10 @@ def planned_device(settings: Settings) -> str:
 
 def runs_at_once(settings: Settings) -> int:
     """How many runs are made at a time on the planned device."""
-    return max(1, workers.jobs(settings)) if planned_device(settings) == "cpu" else 1
+    # GPUs that this machine does not have are planned as one
+    if planned_device(settings) == "cuda" and not machine.has_gpu():
+        return 1
+    return max(1, workers.jobs(settings))
 
 
 def measured_speed(settings: Settings) -> tuple[float | None, float | None]:
