@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedlib.commands import page_cells, page_claims, rendering
-from fedlib.papers import claims, output
+from fedlib.commands import page_cells, rendering
+from fedlib.papers import claim_picture, claims, output
 from fedlib.settings import machine
 from fedlib.settings.errors import DataError, SettingsError
 from fedlib.settings.schema import Settings
@@ -71,8 +71,8 @@ class Page:
             parts=parts,
             groups=[(title, list(some)) for title, some in itertools.groupby(parts, _group)],
             claims=papers,
-            total=page_claims.count_said(said),
-            marks=page_claims.MARKS,
+            total=claim_picture.count_said(said),
+            marks=claim_picture.MARKS,
             going=bool(coming),
             again=again,
             first_look=len(self.settings.seeds) < claims.ENOUGH_SEEDS,
@@ -119,10 +119,10 @@ def _group(part: Part) -> str:
     return next(title for start, title in GROUPS.items() if part.name.startswith(start))
 
 
-def _claims(settings: Settings) -> list[page_claims.Paper]:
+def _claims(settings: Settings) -> list[claim_picture.Paper]:
     """The claims; none where the settings name data or models that are not here."""
     try:
-        return page_claims.claim_papers(settings)
+        return claim_picture.claim_papers(claims.claim_verdicts(settings))
     except (SettingsError, DataError) as error:
         print(f"the page has no picture of the claims: {error}")
         return []

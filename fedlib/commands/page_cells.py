@@ -13,6 +13,8 @@ from fedlib.papers import tables
 # What a tag may keep: what was shown in a notebook brings styles, ids and more of its own.
 KEPT = {"href", "alt", "colspan", "rowspan"}
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")  # colours of a terminal
+NUMBER = re.compile(r"[-+]?\d[\d.,]*(e-?\d+)?( *\[.*\])?")  # with its interval
+SHORT = 30  # letters of a cell that is kept on one line
 IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
 
 
@@ -120,10 +122,12 @@ def _label_tables(soup: Any, heading: str) -> None:
         table.wrap(frame)
         for tag in table.find_all("th"):
             tag["scope"] = "col" if tag.find_parent("thead") else "row"
-        for cell in table.find_all(["td", "th"]):
-            number = re.match(r"\s*[-+]?\d[\d.,]*(\s*\[.*\])?\s*$", cell.get_text())
-            if number and cell.name == "td":
+        for cell in table.find_all("td"):
+            text = cell.get_text(strip=True)
+            if NUMBER.fullmatch(text):
                 cell["class"] = "number"
+            elif len(text) <= SHORT:
+                cell["class"] = "short"
         for head in table.select("thead th"):
             said = tables.BETTER.get(head.get_text(strip=True).removesuffix(" (paper)"))
             if said:

@@ -1,13 +1,16 @@
-"""The picture on top of the page: each claim in words, what was published and what is measured."""
+"""One picture of all claims: each in words, what was published, what is measured, the verdict.
+
+Here is what it shows and where; charts.claim_forest and the page draw it."""
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from fedlib.papers import claims
-from fedlib.settings.schema import Settings
 
 TITLES = {
     "S": "Paper S: a safety attack, and its repair",
@@ -17,6 +20,7 @@ TITLES = {
 SO_FAR = {True: "inside so far", False: "outside so far"}  # of a claim with too few seeds
 ORDER = ("holds", "does not hold", "inconclusive", *SO_FAR.values(), "not run")
 MARKS = dict(zip(ORDER, ("✓", "✗", "≈", "✓", "✗", "–"), strict=True))
+PRELIMINARY = tuple(SO_FAR.values())
 EDGE = 0.06  # of the picture's width, left free on both sides
 
 
@@ -63,10 +67,10 @@ class Paper:
     counts: Sequence[tuple[str, int]]
 
 
-def claim_papers(settings: Settings) -> list[Paper]:
-    """The verdicts so far, by paper and family, in the order of the claims' file."""
+def claim_papers(verdicts: pd.DataFrame) -> list[Paper]:
+    """The verdicts by paper and family, in their order; verdicts: of claims.claim_verdicts."""
     families: dict[tuple[str, str], list[dict]] = {}
-    for row in claims.claim_verdicts(settings).to_dict("records"):
+    for row in verdicts.to_dict("records"):
         families.setdefault((row["paper"], row["family"]), []).append(row)
 
     papers = []
@@ -121,7 +125,7 @@ def _scale(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
     return low - edge, high + edge
 
 
-def _claim(row: dict[str, Any], place: Any) -> Claim:
+def _claim(row: dict[str, Any], place: Callable[[float], float]) -> Claim:
     there = [row[name] for name in ("measured", "low", "high") if _is(row[name])]
     return Claim(
         id=row["id"],
