@@ -53,10 +53,10 @@ def measured_speed(settings: Settings) -> tuple[float | None, float | None]:
 
 
 def _measured(file: Path, settings: Settings) -> tuple[int, float, int]:
-    """(tokens, seconds, rows) of a run's rounds; zeros where its base or its data is another."""
+    """(tokens, seconds, rows) of a run's rounds; zeros where base, data or batches are others."""
     made = json.loads((file.parent / "settings.json").read_text(encoding="utf-8"))
-    base, source = made["model"]["base"], made["data"]["source"]
-    if (base, source) != (settings.model.base, settings.data.source):
+    same = (settings.model.base, settings.data.source, settings.training.batch_size)
+    if (made["model"]["base"], made["data"]["source"], made["training"]["batch_size"]) != same:
         return 0, 0.0, 0
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     rounds = [line for line in lines if "sampled" in line]
