@@ -54,6 +54,7 @@ BETTER = {
     "refusal": "higher is safer",
     "md_judge": "higher is safer",
     "rm": "higher is safer",
+    "strongreject": "lower is safer",
     "mt1": "higher is more helpful",
     "help": "higher is more helpful",
     "utility": "higher is more helpful",
