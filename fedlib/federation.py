@@ -3,9 +3,10 @@
 It writes no file: `run_rounds` yields after each round, and whoever runs it keeps what it likes."""
 
 import contextlib
+import functools
 import time
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from fedlib.settings.schema import Settings
 from fedlib.swat import modules
 from fedlib.training import Encoded
 
+LOOKED_AT = 100  # rows whose loss is shown
 UNKNOWN = 0.2  # of all clients' tokens, at most, may be unknown to the base's tokenizer
 NAMED = 3  # clients that an error names with their reasons, at most
 
@@ -38,6 +40,24 @@ class State:
     rounds: int
     adapter: Tensor
     history: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What the clients of a round sent back.
+
+    updates: {client: its update [D], or a text that says why there is none}, in the round's order;
+    losses: {client: the loss of each step}; sizes: {client: its number of rows}; tokens: seen in
+    all trainings that were finished."""
+
+    updates: dict[int, Tensor | str]
+    losses: dict[int, list[float]]
+    sizes: dict[int, int]
+    tokens: int
+
+
+# (clients, the global adapter [D] that they are sent, the round) -> what they sent back
+Exchange = Callable[[Sequence[int], Tensor, int], Sent]
 
 
 def sample_clients(clients: int, sampled: int, seed: int, round_: int) -> list[int]:
@@ -94,6 +114,30 @@ def aggregation_rule(federation: Federation) -> Any:
     return own_methods.method("federation.aggregator", federation.aggregator)
 
 
+def check_rule(federation: Federation, rule: Any) -> None:
+    """Ask the rule about so many updates before any client trains: krum, say, needs over three.
+
+    rule: as `aggregation_rule` gives it."""
+    count = federation.sampled
+    updates = torch.eye(count, count + 1)
+    try:
+        aggregate(
+            rule,
+            updates,
+            f=expected_malicious(federation),
+            history=updates if callable(rule) else None,
+            generator=torch.Generator().manual_seed(0),
+            variant=federation.variant,
+        )
+    except SettingsError:
+        raise  # an own rule's, which names itself
+    except ValueError as error:
+        name = f"{federation.aggregator}: " if callable(rule) else ""
+        raise SettingsError(
+            f"federation.aggregator: {name}with federation.sampled: {federation.sampled}: {error}"
+        ) from None
+
+
 def first_state(tuned: Any, federation: Federation) -> State:
     """The state before the first round: the adapter as it is."""
     start, rule = adapter.get_vector(tuned), aggregation_rule(federation)
@@ -133,29 +177,30 @@ def run_rounds(
     state: State | None = None,
     warmup: Collection[str] | None = None,
     rule: Any = None,
+    exchange: Exchange | None = None,
 ) -> Iterator[tuple[dict, State]]:
     """Federated instruction tuning: yields (record of a round, state after it), round by round.
 
     clients: {client: encoded rows}; state: where to go on from; warmup: the modules that benign
     clients train in the first settings.swat.warmup rounds. Malicious clients always train all
     modules. A lone client (a single tuner) warms up even if it is malicious. rule: what
-    `aggregation_rule` gave, where the caller has asked already."""
+    `aggregation_rule` gave, where the caller has asked already. exchange: has the clients train
+    elsewhere; clients and warmup are then not looked at."""
     federation, seed = settings.federation, settings.seed
     state = state or first_state(tuned, federation)
     # a rule of a person's own is read once: its file may be edited meanwhile
     rule = rule or aggregation_rule(federation)
+    exchange = exchange or functools.partial(_train_here, tuned, clients, settings, warmup)
 
     for index in range(state.rounds, federation.rounds):
         began = time.perf_counter()
         sampled = sample_clients(federation.clients, federation.sampled, seed, index)
 
         # broadcast the global adapter, train locally, send updates
-        sent, losses, tokens = local_updates(
-            tuned, clients, sampled, state.adapter, settings, index, warmup
-        )
+        sent = exchange(sampled, state.adapter, index)
 
         # leave out what no rule can use
-        present, updates, left_out = faults.usable_updates(sent, state.adapter)
+        present, updates, left_out = faults.usable_updates(sent.updates, state.adapter)
         check_enough(settings, index, len(present), left_out)
 
         # aggregate
@@ -163,14 +208,15 @@ def run_rounds(
         if history is not None:
             history = history.clone()
             history[present] += updates
-        sizes = [len(clients[k]) for k in present]
+        sizes = [sent.sizes[k] for k in present]
         seen = None if history is None else history[present]
         step, weights = _aggregated(rule, settings, index, updates, sizes, seen, left_out)
 
         # look at the round, then go on from its adapter
         rate = round_learning_rate(settings, index)
-        heard = {client: losses[client] for client in present}
-        done = Round(index, present, state.adapter, updates, step, weights, heard, rate, tokens)
+        heard = {client: sent.losses[client] for client in present}
+        start, tokens = state.adapter, sent.tokens
+        done = Round(index, present, start, updates, step, weights, heard, rate, tokens)
         record: dict = {}
         for callback in callbacks:
             record |= callback.after_round(tuned, done)
@@ -178,6 +224,22 @@ def run_rounds(
             record["left_out"] = left_out
         state = State(index + 1, state.adapter + step, history)
         yield record | {"seconds": round(time.perf_counter() - began, 3)}, state
+
+
+def _train_here(
+    tuned: Any,
+    clients: Mapping[int, Sequence[Encoded]],
+    settings: Settings,
+    warmup: Collection[str] | None,
+    sampled: Sequence[int],
+    start: Tensor,
+    round_: int,
+) -> Sent:
+    """An `Exchange` without a network: the clients train in this process, one after another."""
+    updates, losses, tokens = local_updates(
+        tuned, clients, sampled, start, settings, round_, warmup
+    )
+    return Sent(updates, losses, {client: len(clients[client]) for client in sampled}, tokens)
 
 
 def _aggregated(
@@ -263,6 +325,15 @@ def local_updates(
         sent[client] = update * attack.boost(federation, settings.data.attack, client)
         tokens += seen
     return sent, losses, tokens
+
+
+def loss_with(tuned: Any, vector: Tensor, rows: Sequence[Encoded]) -> float:
+    """The mean loss of a response's token over rows, with this adapter [D]; the model is left so.
+
+    At most the first LOOKED_AT rows: enough to see whether something was learned."""
+    adapter.set_vector(tuned, vector)
+    log_likelihood, _ = training.likelihood(tuned, rows[:LOOKED_AT])
+    return -log_likelihood
 
 
 def round_learning_rate(settings: Settings, round_: int) -> float:

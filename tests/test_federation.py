@@ -473,3 +473,20 @@ def test_half_of_the_sampled_clients_are_needed_unless_said(settings, sampled, l
 def test_more_needed_than_sampled_is_refused(settings):
     with pytest.raises(SettingsError, match=r"federation\.min_clients: 5 is more than federation"):
         settings.replace(federation={"min_clients": 5})
+
+
+def test_the_loss_with_an_adapter(smoke, loaded, monkeypatch):
+    """The mean loss of the rows that are looked at; the adapter given is the one that counts."""
+    tuned, tokenizer = loaded
+    rows = [{"instruction": "what is bada ?", "response": f"a dish {i} ."} for i in range(3)]
+    encoded, _ = federation.encode_clients({0: rows}, tokenizer, smoke.model)
+    start = adapter.get_vector(tuned)
+    monkeypatch.setattr(federation, "LOOKED_AT", 2)
+
+    found = federation.loss_with(tuned, start, encoded[0])
+    with torch.no_grad():
+        loss, count = training.response_loss(tuned, *training.collate(encoded[0][:2]))
+    assert found == pytest.approx(float(loss / count), rel=1e-5)
+    moved = federation.loss_with(tuned, start + 0.5, encoded[0])
+    assert moved != pytest.approx(found, rel=1e-3)
+    assert federation.loss_with(tuned, start, encoded[0]) == pytest.approx(found)

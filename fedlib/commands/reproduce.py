@@ -63,7 +63,7 @@ def reproduce_notebooks(preset: str, only: str = "*", jobs: int | None = None) -
 
     # as many threads for all together as there are cores: more are slow together
     at_once = min(jobs or _default_jobs(settings), len(chosen))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, workers.cores() // at_once)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, machine.cores() // at_once)))
     console, began = Console(), time.monotonic()
     state = {name: Progress(name) for name in chosen}
     _execute_all(chosen, preset, executed, at_once, state, console)
@@ -84,7 +84,7 @@ def _chosen(names: Sequence[str], only: str) -> list[str]:
 
 def _default_jobs(settings: Settings) -> int:
     """A notebook for each core; one where there is a GPU, whose memory is for one."""
-    return 1 if machine.device(settings.model) == "cuda" else max(1, workers.cores())
+    return 1 if machine.device(settings.model) == "cuda" else max(1, machine.cores())
 
 
 def _execute_all(

@@ -1,6 +1,7 @@
 """What is asked for before anything is trained, so that wrong input is found at once. No torch."""
 
 import functools
+import importlib.util
 import sys
 
 from fedlib import attack, sources
@@ -15,6 +16,8 @@ from fedlib.settings.schema import Settings
 
 def check_run(settings: Settings) -> None:
     """Ask for everything that a run's rows and prompts are made of; SettingsError or DataError."""
+    if settings.federation.engine == "flower":
+        check_flower(settings)
     _check_own_methods(settings)
     sources.of(settings).check()
     checkpoints.check_causal(settings, "model.base")
@@ -47,6 +50,22 @@ def _say_what_is_withheld(settings: Settings) -> None:
             "evaluation.judges: hs is left out: its bounds were found for the reward model "
             f"{groups.CALIBRATED} in the world, not for {settings.evaluation.reward} with "
             f"data.source: {settings.data.source}"
+        )
+
+
+def check_flower(settings: Settings) -> None:
+    """SettingsError where the engine flower is not installed, or cannot run the settings."""
+    for name in ("flwr", "ray"):
+        if importlib.util.find_spec(name) is None:
+            raise SettingsError(
+                f"federation.engine: flower: {name} is not installed: "
+                "pip install -c constraints.txt -e .[flower]"
+            )
+    chosen = settings.defense.filter
+    if chosen != "none":
+        raise SettingsError(
+            f"defense.filter: {chosen} looks at the rows of all clients: with it "
+            "federation.engine must be local"
         )
 
 

@@ -4,16 +4,14 @@ A run needs its base, perhaps the robustness of the base's modules and rows that
 writes; then comes the federation, perhaps a post-hoc defence, then the evaluation. `make` makes
 what is missing of these, each under a key."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedlib import federation, sources, synthesis
-from fedlib.aggregation import aggregate
 from fedlib.attack import poison
 from fedlib.callbacks import BackdoorSignal, Callback, Detection, Record, TuningProgress
 from fedlib.defense import filters, posthoc
@@ -21,7 +19,7 @@ from fedlib.federation import State
 from fedlib.lab import client_data, judging, keys, loaded, prompting, room, rounds, store
 from fedlib.models import adapter, generation, templates
 from fedlib.settings import own_methods
-from fedlib.settings.errors import DataError, SettingsError
+from fedlib.settings.errors import DataError
 from fedlib.settings.groups import WRITTEN_FILES
 from fedlib.settings.schema import Settings
 from fedlib.swat import modules, probes
@@ -35,10 +33,10 @@ FOLLOWING = {"temperature": 0.0, "benign": 100, "max_new_tokens": 32}
 # --- what is made, and in which order
 
 
-def make(settings: Settings, wait: bool = True) -> None:
+def make(settings: Settings, wait: bool = True, nodes: Any = None) -> None:
     """Make what is missing of a run in this process, and its evaluation. Each is kept once done.
 
-    store.Busy if another process is at one of them and not wait."""
+    nodes: as in `run_federation`. store.Busy if another process is at one of them and not wait."""
     if not store.intact(keys.evaluation_folder(settings)):
         judging.check_judges(settings)
     loaded.make_base(settings, wait)
@@ -54,6 +52,8 @@ def make(settings: Settings, wait: bool = True) -> None:
         for kind in keys.written_kinds(one):
             make_written(one, kind, wait)
         step = run_posthoc if one.defense.level else run_federation
+        if nodes is not None and step is run_federation:
+            step = functools.partial(run_federation, nodes=nodes)
         store.ensure(one, keys.run_folder(one), step, wait)
 
     store.check_unchanged(folder, keys.run_folder(settings))
@@ -87,74 +87,82 @@ def _encoder(settings: Settings, tokenizer: Any) -> Callable[[Sequence[dict]], l
 # --- the federation
 
 
-def run_federation(settings: Settings, folder: Path) -> None:
-    """Run the federation into folder: rounds.jsonl, adapter/; on the way what a resume needs."""
+def run_federation(settings: Settings, folder: Path, nodes: Any = None) -> None:
+    """Run the federation into folder: rounds.jsonl, adapter/; on the way what a resume needs.
+
+    nodes: `flower.nodes.Nodes`, whose clients train in the place of this process; without them
+    federation.engine says where clients train."""
     rule = federation.aggregation_rule(settings.federation)
-    check_rule(settings, rule)
+    federation.check_rule(settings.federation, rule)
     base, tokenizer = loaded.load_base(settings)
-    room.check_prompts(settings, base, tokenizer, prompting.evaluation_prompts(settings))
+    # a federation whose rows are on hosts of their own has no evaluation
+    at_home = nodes is None or not nodes.own_rows
+    if at_home:
+        room.check_prompts(settings, base, tokenizer, prompting.evaluation_prompts(settings))
     tuned = adapter.attach_lora(base, settings.model, settings.seed)
     encode = _encoder(settings, tokenizer)
-    notes = sources.of(settings).notes()
+    notes = sources.of(settings).notes() if at_home else []
     if notes:
         store.write_json(folder / "notes.json", notes)
 
     # the rows of all clients that will ever be sampled
-    rows = {client: client_data.client_rows(settings, client) for client in _sampled_ever(settings)}
+    sampled = _sampled_ever(settings) if at_home else []
+    rows = {client: client_data.client_rows(settings, client) for client in sampled}
     if settings.defense.filter != "none":
         chosen = own_methods.method("defense.filter", settings.defense.filter)
         rows, found = filters.filtered(chosen, tuned, rows, encode)
         store.write_json(folder / "filter.json", found)
     clients, dropped = federation.encode_clients(rows, tokenizer, settings.model)
     room.check_rows(settings, base, clients.values())
-    # methods of a person's own are all read by now: the key must be that of what was read
-    store.check_unchanged(folder, keys.run_folder(settings))
-    callbacks = _callbacks(settings, tokenizer, rows, clients, dropped)
+    if at_home:
+        # methods of a person's own are all read by now: the key must be that of what was read
+        store.check_unchanged(folder, keys.run_folder(settings))
+        sizes = {client: len(encoded) for client, encoded in clients.items()}
+        thoughts = {client: templates.thoughts(own) for client, own in rows.items()}
+    else:
+        # as the clients tell them
+        sizes, dropped, thoughts = nodes.sizes, nodes.dropped, nodes.thoughts
+    record = Record(settings.federation, sizes, dropped, thoughts)
+    callbacks = [record, *_callbacks(settings, tokenizer, rows, sizes)]
 
     if settings.defense.before:
-        parts = sources.of(settings).defense_rows(settings.defense.rows // 2)
-        aligned = encode([row for part in parts.values() for row in part])
-        posthoc.strengthen(
-            tuned, aligned, settings.training, settings.defense.before, settings.seed
-        )
-
+        _strengthen(tuned, settings, encode)
     start = state = _resumed(tuned, settings, folder)
     warmup = warmup_modules(tuned, settings) if settings.swat.warmup else None
-    for record, state in federation.run_rounds(
-        tuned, clients, settings, callbacks, start, warmup, rule
-    ):
-        kept = {"global": state.adapter}
-        if state.history is not None:
-            kept["history"] = state.history
-        rounds.keep_round(folder, record, kept)
+    tuned.eval()  # as a local training leaves it: callbacks look at it wherever clients train
+    with _engine(settings, nodes) as exchange:
+        if exchange is not None and warmup is not None:
+            exchange.warmup = sorted(warmup)
+        for record, state in federation.run_rounds(
+            tuned, clients, settings, callbacks, start, warmup, rule, exchange
+        ):
+            kept = {"global": state.adapter}
+            if state.history is not None:
+                kept["history"] = state.history
+            rounds.keep_round(folder, record, kept)
 
     adapter.set_vector(tuned, state.adapter)
     loaded.save_adapter(tuned, settings, folder)
 
 
-def check_rule(settings: Settings, rule: Any) -> None:
-    """Ask the rule about so many updates before any client trains: krum, say, needs over three.
+def _strengthen(tuned: Any, settings: Settings, encode: Callable[[Sequence[dict]], list]) -> None:
+    """Tune the adapter on existing safety rows before the first round (defense.before)."""
+    parts = sources.of(settings).defense_rows(settings.defense.rows // 2)
+    aligned = encode([row for part in parts.values() for row in part])
+    posthoc.strengthen(tuned, aligned, settings.training, settings.defense.before, settings.seed)
 
-    rule: as `federation.aggregation_rule` gives it."""
-    options = settings.federation
-    count = options.sampled
-    updates = torch.eye(count, count + 1)
-    try:
-        aggregate(
-            rule,
-            updates,
-            f=federation.expected_malicious(options),
-            history=updates if callable(rule) else None,
-            generator=torch.Generator().manual_seed(0),
-            variant=options.variant,
-        )
-    except SettingsError:
-        raise  # an own rule's, which names itself
-    except ValueError as error:
-        name = f"{options.aggregator}: " if callable(rule) else ""
-        raise SettingsError(
-            f"federation.aggregator: {name}with federation.sampled: {options.sampled}: {error}"
-        ) from None
+
+def _engine(settings: Settings, nodes: Any) -> contextlib.AbstractContextManager[Any]:
+    """A block in which clients can train: gives an `Exchange`, or None where they train here."""
+    if nodes is not None:
+        nodes.connect()
+        return contextlib.nullcontext(nodes)
+    if settings.federation.engine == "local":
+        return contextlib.nullcontext()
+    # Flower is wanted only here, and takes seconds to import
+    from fedlib.flower import simulation
+
+    return simulation.simulated(settings)
 
 
 def warmup_modules(tuned: Any, settings: Settings) -> set[str]:
@@ -185,17 +193,12 @@ def _resumed(tuned: Any, settings: Settings, folder: Path) -> State:
     return State(done, kept["global"].to(first.adapter), history)
 
 
-def _callbacks(
-    settings: Settings, tokenizer: Any, rows: dict, clients: dict, dropped: dict
-) -> list[Callback]:
-    """What is looked at after each round of a run."""
-    sizes = {client: len(encoded) for client, encoded in clients.items()}
-    thoughts = {client: templates.thoughts(own) for client, own in rows.items()}
-    found: list[Callback] = [
-        Record(settings.federation, sizes, dropped, thoughts),
-        Detection(sizes, settings.federation.variant),
-    ]
-    if settings.data.poison.trigger:
+def _callbacks(settings: Settings, tokenizer: Any, rows: dict, sizes: dict) -> list[Callback]:
+    """What is looked at after each round of a run beside the record itself.
+
+    rows: none where clients keep them; then a backdoor's signal is not looked at."""
+    found: list[Callback] = [Detection(sizes, settings.federation.variant)]
+    if settings.data.poison.trigger and rows:
         triggered = prompting.evaluation_prompts(settings)["triggered"][:TRIGGERED_PROBES]
         target, source = settings.data.poison.target, sources.of(settings)
         targets = poison.target_probes(triggered, target, source.right_answer)

@@ -65,7 +65,7 @@ class Run:
     def responses(self) -> list[dict]:
         """Every evaluation prompt with its response and each judge's score.
 
-        They are shown through `tables.example_responses` only."""
+        They are shown through `examples.example_responses` only."""
         return read_lines(self.evaluation / "responses.jsonl")
 
 

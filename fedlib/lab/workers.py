@@ -32,17 +32,10 @@ def jobs(settings: Settings) -> int:
     given = os.environ.get("FEDLIB_JOBS")
     if given is None:
         on_gpu = machine.device(settings.model) == "cuda"
-        return 1 if on_gpu else min(cores(), AT_MOST)
+        return 1 if on_gpu else min(machine.cores(), AT_MOST)
     if not given.isdigit():
         raise SettingsError(f"FEDLIB_JOBS: must be a whole number, got {given!r}")
     return int(given)
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def make_runs(missing: Sequence[Settings]) -> None:
@@ -61,7 +54,7 @@ def make_runs(missing: Sequence[Settings]) -> None:
             min(count, len(missing)),
             multiprocessing.get_context("spawn"),
             _start_worker,
-            (max(1, cores() // count),),
+            (max(1, machine.cores() // count),),
         )
         try:
             _make_bases(pool, missing)
@@ -153,7 +146,7 @@ def _work_on_base(settings_json: str) -> None:
 
     from fedlib.lab import loaded
 
-    torch.set_num_threads(cores())
+    torch.set_num_threads(machine.cores())
     loaded.make_base(Settings.model_validate_json(settings_json))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 

@@ -1,6 +1,9 @@
-"""Drawings of the papers' methods, in the numbers of the settings."""
+"""Drawings of the papers' methods, in the numbers of the settings, and of one round's updates."""
 
+from collections.abc import Collection, Sequence
 from typing import Any
+
+import numpy as np
 
 from fedlib.papers import output
 from fedlib.papers.methods import BLUE, GREEN, GREY, ORANGE, RED
@@ -64,6 +67,40 @@ def warmup_overview(settings: Settings) -> Any:
         _box(axes, (2.5 * i + 0.1, 0.5), (2.1, 1.5), text, colour)
         if i:
             _arrow(axes, (2.5 * i - 0.27, 1.25), (2.5 * i + 0.08, 1.25), GREY)
+    return fig
+
+
+def updates_drawn(
+    updates: Any, step: Any, clients: Sequence[int], malicious: Collection[int]
+) -> Any:
+    """A round's updates [K, D] as arrows from the global adapter, and what the server makes of
+    them, step [D]; a figure.
+
+    On the plane that keeps most of their length. Malicious clients are red."""
+    arrows = np.asarray(updates.detach().cpu(), dtype=float)
+    moved = np.asarray(step.detach().cpu(), dtype=float)
+    _, lengths, directions = np.linalg.svd(arrows, full_matrices=False)
+    plane = directions[:2]
+    kept = (lengths[:2] ** 2).sum() / (lengths**2).sum()
+
+    # the server's step points to the right
+    plane[0] *= -1 if plane[0] @ moved < 0 else 1
+
+    fig, axes = output.figure_style().subplots(figsize=(6.5, 4))
+    ends = [*(arrows @ plane.T), plane @ moved]
+    colours = [RED if client in malicious else BLUE for client in clients] + ["black"]
+    for end, name, colour in zip(ends, [*clients, ""], colours, strict=True):
+        _arrow(axes, (0, 0), tuple(end), colour)
+        axes.annotate(str(name), end, (5, 0), textcoords="offset points", color=colour, va="center")
+
+    # arrows do not move the limits by themselves, and have no place in a legend
+    axes.plot(*np.array([(0, 0), *ends]).T, "o", color=GREY, ms=3)
+    kinds = {BLUE: "benign client", RED: "malicious client", "black": "the server's step"}
+    for colour in dict.fromkeys(colours):
+        axes.plot([], [], color=colour, label=kinds[colour])
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    axes.set(aspect="equal", title=f"One round's updates ({kept:.0%} of their squared length)")
+    axes.margins(0.12)
     return fig
 
 

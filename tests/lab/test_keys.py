@@ -196,6 +196,7 @@ def test_what_never_counts_is_this_and_no_more():
         "data.bad_share",
         "federation.also_full",
         "federation.min_clients",
+        "federation.engine",
         "federation.compare",
         "defense.compare",
         "swat.pairs",

@@ -173,7 +173,7 @@ def repaired(settings):
 
 
 def tried(settings):
-    steps.check_rule(settings, federation.aggregation_rule(settings.federation))
+    federation.check_rule(settings.federation, federation.aggregation_rule(settings.federation))
 
 
 # What a run does with each, without its training.

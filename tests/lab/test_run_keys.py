@@ -82,6 +82,7 @@ FIELDS = {
     "federation.sampled": (3, True),
     "federation.rounds": (4, True),
     "federation.min_clients": (1, False),
+    "federation.engine": ("flower", False),
     "federation.aggregator": ("krum", True),
     "federation.also_full": (False, False),
     "federation.compare": (["dnc"], False),

@@ -200,7 +200,7 @@ def test_a_wrong_number_of_jobs_is_one_clear_line(tiny, monkeypatch, value):
     "given, gpu, expected", [("3", True, 3), ("0", False, 0), (None, True, 1), (None, False, 5)]
 )
 def test_how_many_runs_at_a_time(tiny, monkeypatch, given, gpu, expected):
-    monkeypatch.setattr(workers, "cores", lambda: 5)
+    monkeypatch.setattr(machine, "cores", lambda: 5)
     monkeypatch.setattr(machine, "has_gpu", lambda: gpu)
     monkeypatch.delenv("FEDLIB_JOBS")
     if given:
