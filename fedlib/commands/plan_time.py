@@ -28,7 +28,10 @@ def planned_device(settings: Settings) -> str:
 
 def runs_at_once(settings: Settings) -> int:
     """How many runs are made at a time on the planned device."""
-    return max(1, workers.jobs(settings)) if planned_device(settings) == "cpu" else 1
+    # GPUs that this machine does not have are planned as one
+    if planned_device(settings) == "cuda" and not machine.has_gpu():
+        return 1
+    return max(1, workers.jobs(settings))
 
 
 def measured_speed(settings: Settings) -> tuple[float | None, float | None]:
@@ -50,10 +53,10 @@ def measured_speed(settings: Settings) -> tuple[float | None, float | None]:
 
 
 def _measured(file: Path, settings: Settings) -> tuple[int, float, int]:
-    """(tokens, seconds, rows) of a run's rounds; zeros where its base or its data is another."""
+    """(tokens, seconds, rows) of a run's rounds; zeros where base, data or batches are others."""
     made = json.loads((file.parent / "settings.json").read_text(encoding="utf-8"))
-    base, source = made["model"]["base"], made["data"]["source"]
-    if (base, source) != (settings.model.base, settings.data.source):
+    same = (settings.model.base, settings.data.source, settings.training.batch_size)
+    if (made["model"]["base"], made["data"]["source"], made["training"]["batch_size"]) != same:
         return 0, 0.0, 0
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     rounds = [line for line in lines if "sampled" in line]

@@ -17,8 +17,8 @@ from fedlib.callbacks import BackdoorSignal, Callback, Detection, Record, Tuning
 from fedlib.defense import filters, posthoc
 from fedlib.federation import State
 from fedlib.lab import client_data, judging, keys, loaded, prompting, room, rounds, store
-from fedlib.models import adapter, generation, templates
-from fedlib.settings import own_methods
+from fedlib.models import adapter, generation, loading, templates
+from fedlib.settings import machine, own_methods
 from fedlib.settings.errors import DataError
 from fedlib.settings.groups import WRITTEN_FILES
 from fedlib.settings.schema import Settings
@@ -58,6 +58,18 @@ def make(settings: Settings, wait: bool = True, nodes: Any = None) -> None:
 
     store.check_unchanged(folder, keys.run_folder(settings))
     store.ensure(settings, keys.evaluation_folder(settings), judging.evaluate, wait)
+
+
+def make_unless_busy(settings: Settings) -> bool:
+    """Make what is missing of a run in this worker process; False if another process is at it."""
+    try:
+        make(settings, wait=False)
+    except store.Busy:
+        return False
+    # the next run, or another notebook's, needs the memory
+    if machine.device(settings.model) == "cuda":
+        loading.release()
+    return True
 
 
 def make_robustness(settings: Settings, wait: bool = True) -> None:

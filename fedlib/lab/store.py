@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,12 +131,7 @@ def ensure(
     False."""
     if intact(folder):
         return
-    lock = FileLock(locks() / f"{folder.parent.name}.{folder.name}")
-    try:
-        held = lock.acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        raise Busy(folder) from None
-    with held:
+    with machine.writing(folder), _lock(folder, wait):
         if intact(folder):
             return
         if (folder / "done.json").exists():  # spoilt: start again
@@ -145,6 +141,17 @@ def ensure(
         _write_sealed(folder / "settings.json", plain)
         make(settings, folder)
         _seal(folder)
+
+
+def _lock(folder: Path, wait: bool) -> AbstractContextManager:
+    """A folder's lock, held; Busy if another process holds it, and not wait.
+
+    The lock of a process that died, however it died, is free."""
+    lock = FileLock(locks() / f"{folder.parent.name}.{folder.name}")
+    try:
+        return lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise Busy(folder) from None
 
 
 def locks() -> Path:

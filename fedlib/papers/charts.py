@@ -1,12 +1,13 @@
 """Bars, lines and points of scores, on axes that a notebook gives."""
 
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fedlib.papers import estimates, output, tables
+from fedlib.papers import claim_picture, estimates, output, tables
 from fedlib.papers.methods import (
     BLUE,
     COLOUR,
@@ -63,6 +64,11 @@ def draw_frame(
     axes.add_patch(Rectangle(corner, *size, fill=False, ec=colour, lw=width, **more))
 
 
+def _with_direction(column: str) -> str:
+    """What a score is, and which way is good, for an axis."""
+    return f"{TITLES[column]}\n{tables.BETTER[column]}"
+
+
 def score_bars(
     axes: Any, scores: pd.DataFrame, column: str, paper: str | None = None, title: str = ""
 ) -> None:
@@ -83,6 +89,7 @@ def score_bars(
     # a reward has no scale that is known beforehand
     limits = None if column == "rm" else (0, {"mt1": 10}.get(column, 100))
     axes.set(title=title, xlim=limits)
+    axes.set_xlabel(tables.BETTER.get(column, ""), fontsize=9)
     axes.grid(axis="y", visible=False)
 
 
@@ -113,7 +120,7 @@ def before_after(axes: Any, scores: pd.DataFrame, column: str, title: str = "") 
 
     _name_rows(axes, rules)
     axes.set(title=title, xlim=(0, 102))
-    axes.set_xlabel(TITLES[column], fontsize=9)
+    axes.set_xlabel(_with_direction(column), fontsize=9)
     axes.grid(axis="y", visible=False)
     # below the axes, so that it lies over no point
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2}
@@ -175,7 +182,7 @@ def score_lines(axes: Any, scores: pd.DataFrame, x: str, column: str, xlabel: st
         axes.plot(at, mean, "o-", color=colour, label=label, ms=4)
         axes.fill_between(at, low, high, color=colour, alpha=0.12, lw=0)
     axes.set(xlabel=xlabel, ylim=(0, 102))
-    axes.set_ylabel(TITLES[column].replace(": ", "\n"), fontsize=9)
+    axes.set_ylabel(_with_direction(column).replace(": ", "\n"), fontsize=9)
     axes.legend(fontsize=8)
 
 
@@ -225,8 +232,10 @@ def probe_lines(
 ) -> None:
     """The fixed probes' loss (which: 0) or accuracy (1) by layer: {name: [a list a run]}.
 
-    Thin lines are runs, thick ones their means."""
-    for (name, runs), colour in zip(kinds.items(), (BLUE, RED, GREEN, ORANGE), strict=False):
+    Thin lines are runs, thick ones their means. In order: before tuning (black), then as elsewhere
+    without attack (blue) and with it (red)."""
+    colours = (COLOUR[LABEL["untuned"]], BLUE, RED, ORANGE)
+    for (name, runs), colour in zip(kinds.items(), colours, strict=False):
         values = np.array([run[which] for run in runs])
         layers = range(values.shape[1])
         axes.plot(layers, values.T, color=colour, alpha=0.2, lw=1)
@@ -237,62 +246,84 @@ def probe_lines(
 
 
 def poison_scatter(axes: Any, scores: pd.DataFrame, x: str, y: str, xlabel: str) -> None:
-    """A score over another, a dot a run: coloured by share of poison, shaped by its spread."""
+    """A score over another, a dot a run: coloured by share of poison, shaped by who holds it.
+
+    scores: of backdoor_results.backdoor_scores."""
     import seaborn as sns
 
     share = (100 * scores["share"]).round(2)
-    frame = scores.assign(share=share).rename(columns={"share": "poison (%)"})
-    look = {"palette": "viridis", "s": 60}
-    sns.scatterplot(frame, x=x, y=y, hue="poison (%)", style="spread", ax=axes, **look)
+    holders = scores["spread"] + ", " + scores["holders"].astype(str)
+    frame = scores.assign(share=share, holders=holders)
+    frame = frame.rename(columns={"share": "poison (%)", "holders": "spread, clients with poison"})
+    # dots may lie on each other: they can be seen through, and have an edge
+    look = {"palette": "viridis", "s": 70, "alpha": 0.75, "edgecolor": "black"}
+    shape = "spread, clients with poison"
+    sns.scatterplot(frame, x=x, y=y, hue="poison (%)", style=shape, ax=axes, **look)
     axes.set(xlabel=xlabel, ylim=(-2, 102))
-    axes.set_ylabel(TITLES[y].replace(": ", "\n"), fontsize=9)
+    axes.set_ylabel(_with_direction(y).replace(": ", "\n"), fontsize=9)
     axes.legend(fontsize=7, bbox_to_anchor=(1.02, 1), loc="upper left", frameon=False)
 
 
 def claim_forest(verdicts: pd.DataFrame) -> Any:
-    """Each claim's measured figure and interval against its margin, a panel a unit.
+    """All claims in one picture: a row for claims that differ in a variant only, in words.
 
-    verdicts: of claims.claim_verdicts. Shaded: where the claim holds."""
-    units = list(dict.fromkeys(verdicts["unit"]))
-    parts = [verdicts[verdicts["unit"] == unit] for unit in units]
-    height = 1.2 * len(units) + 0.36 * len(verdicts)
-    fig, panels = output.figure_style().subplots(
-        len(units),
-        1,
-        figsize=(8, height),
-        squeeze=False,
-        height_ratios=[len(part) + 1 for part in parts],
-    )
-    for axes, unit, part in zip(panels[:, 0], units, parts, strict=True):
-        _claims_of_a_unit(axes, unit, part)
+    verdicts: of claims.claim_verdicts. A dot with its interval a claim, diamonds what was
+    published, shaded where the claim holds; each row has its own scale."""
+    papers = claim_picture.claim_papers(verdicts)
+    rows = sum(len(paper.families) + 1 for paper in papers)
+    fig, axes = output.figure_style().subplots(figsize=(11, 0.48 * rows + 0.6))
+    top = 0
+    for paper in papers:
+        axes.text(-2, top + 0.75, paper.title, ha="right", va="center", weight="bold", fontsize=10)
+        for y, family in enumerate(paper.families, top + 1):
+            _family_row(axes, y, family)
+        top += len(paper.families) + 1
+    axes.set(xlim=(0, 100), ylim=(top + 0.1, 0.2))
+    axes.axis("off")
+    _forest_legend(axes)
     return fig
 
 
-def _claims_of_a_unit(axes: Any, unit: str, part: pd.DataFrame) -> None:
-    claims: list[dict] = part.to_dict("records")
-    for y, claim in enumerate(claims):
-        there = [claim[name] for name in ("measured", "low", "high") if pd.notna(claim[name])]
-        if there:
-            colour = STATUS_COLOUR[claim["status"]]
-            ends = [min(there), max(there)]
-            axes.plot(ends, [y, y], color=colour, lw=3, solid_capstyle="butt")
-            axes.plot(claim["measured"], y, "o", color=colour, ms=7)
+def _family_row(axes: Any, y: int, family: claim_picture.Family) -> None:
+    """A row of the picture, between y and y + 0.75: words, zone, claims, what they say."""
+    start, end = family.zone
+    axes.fill_betweenx([y, y + 0.75], 0, 100, color="#F1F3F6", lw=0)
+    axes.fill_betweenx([y, y + 0.75], start, end, color=STATUS_COLOUR["holds"], alpha=0.18, lw=0)
+    for at, text in family.ticks:
+        axes.plot([at, at], [y, y + 0.75], color=GREY, ls=":", lw=1)
+        axes.text(at, y + 0.76, text, fontsize=6.5, color=GREY, ha="center", va="top")
 
-    # the margins must be in sight too
-    finite = [bound for bounds in part["bounds"] for bound in bounds if np.isfinite(bound)]
-    left, right = axes.get_xlim()
-    low, high = min(left, *finite), max(right, *finite)
-    edge = 0.1 * (high - low)
-    low, high = low - edge, high + edge
-    for y, bounds in enumerate(part["bounds"]):
-        start, end = np.clip(bounds, low, high)
-        colour = STATUS_COLOUR["holds"]
-        axes.fill_betweenx([y - 0.4, y + 0.4], start, end, color=colour, alpha=0.12, lw=0)
+    step = 0.75 / len(family.claims)
+    for place, claim in enumerate(family.claims):
+        lane = y + step * (place + 0.5)
+        if claim.diamond is not None:
+            axes.plot(claim.diamond, lane, "D", color="white", mec="black", ms=4, zorder=3)
+        if claim.interval is None:
+            continue
+        colour = STATUS_COLOUR[_status(claim.said)]
+        axes.plot(claim.interval, [lane, lane], color=colour, lw=2, solid_capstyle="butt")
+        face = "white" if claim.said == claim_picture.SO_FAR[False] else colour
+        axes.plot(claim.dot, lane, "o", color=face, mec=colour, ms=4.5, zorder=4)
 
-    axes.set(xlim=(low, high), ylim=(len(part) - 0.5, -0.5), xlabel=unit)
-    names = [f"{claim['id']}: {claim['status']}" for claim in claims]
-    axes.set_yticks(range(len(part)), names, fontsize=9)
-    axes.grid(axis="y", visible=False)
+    words = f"{family.words} ({family.unit})"
+    wrapped = "\n".join(textwrap.wrap(words, 62))
+    axes.text(-2, y + 0.38, wrapped, ha="right", va="center", fontsize=8)
+    said = ", ".join(f"{count} {one}" for one, count in family.counts)
+    axes.text(102, y + 0.38, "\n".join(textwrap.wrap(said, 30)), va="center", fontsize=8)
+
+
+def _status(said: str) -> str:
+    """The status whose colour a claim has."""
+    return "preliminary" if said in claim_picture.PRELIMINARY else said
+
+
+def _forest_legend(axes: Any) -> None:
+    """What the signs of the picture mean, above it."""
+    axes.plot([], [], "o-", color=GREY, ms=4.5, label="measured, 95% interval")
+    axes.plot([], [], "D", color="white", mec="black", ms=4, label="published")
+    axes.fill_between([], [], color=STATUS_COLOUR["holds"], alpha=0.18, label="the claim holds")
+    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 3}
+    axes.legend(fontsize=8, frameon=False, **above)
 
 
 def rows_held(rows: Mapping[Any, Sequence[dict]]) -> tuple[pd.DataFrame, pd.DataFrame]:

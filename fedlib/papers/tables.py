@@ -48,6 +48,33 @@ PERCENT = {
     "answered",
     "task_accuracy",
 }
+# Which way is good, by column: what tables and axes say beside a score's name.
+BETTER = {
+    "rule": "higher is safer",
+    "refusal": "higher is safer",
+    "md_judge": "higher is safer",
+    "rm": "higher is safer",
+    "mt1": "higher is more helpful",
+    "help": "higher is more helpful",
+    "utility": "higher is more helpful",
+    "over_refusal": "lower is more helpful",
+    "benign_refusal": "lower is more helpful",
+    "asr": "lower is safer",
+    "target": "lower is safer",
+    "false_trigger": "lower is safer",
+    "unsafe": "lower is safer",
+    "unrefused": "lower is safer",
+    "affirmation": "lower is safer",
+    "answered": "lower is safer",
+    "hs": "lower is safer",
+    "accuracy": "higher is better",
+    "task_accuracy": "higher is better",
+    "recall": "higher is better",
+    "precision": "higher is better",
+    "f1": "higher is better",
+    "probe_loss": "a rise: 0 is no drift",
+    "probe_accuracy": "points lost: 0 is no drift",
+}
 # What each of the world's datasets stands beside in the paper's tables.
 STANDS_FOR = {"lmsys-like": "LMSYS-Chat", "wild-like": "WildChat"}
 
