@@ -194,12 +194,14 @@ def read_adapter(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
 
     # memory is taken by the config, so that must fit the tensors
     most = max((max(tensor.shape, default=0) for tensor in tensors.values()), default=0)
-    rank, alpha, dropout = (fields.get(name) for name in ("r", "lora_alpha", "lora_dropout"))
-    targets = fields.get("target_modules")
+    rank: Any = fields.get("r")
+    alpha: Any = fields.get("lora_alpha")
+    dropout: Any = fields.get("lora_dropout")
+    targets: Any = fields.get("target_modules")
     fits = {
-        "r": type(rank) is int and 1 <= rank <= most,
-        "lora_alpha": type(alpha) in (int, float) and math.isfinite(alpha),
-        "lora_dropout": type(dropout) in (int, float) and 0 <= dropout < 1,
+        "r": _is_number(rank) and isinstance(rank, int) and 1 <= rank <= most,
+        "lora_alpha": _is_number(alpha),
+        "lora_dropout": _is_number(dropout) and 0 <= dropout < 1,
         "target_modules": isinstance(targets, list) and all(isinstance(t, str) for t in targets),
     }
     for name, right in fits.items():
@@ -216,6 +218,11 @@ def read_adapter(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
         task_type="CAUSAL_LM",
     )
     return wanted, tensors
+
+
+def _is_number(value: Any) -> bool:
+    is_one = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_one and math.isfinite(value)
 
 
 def read_alignment(file: Path) -> dict[str, Tensor]:

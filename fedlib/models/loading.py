@@ -49,7 +49,7 @@ def load_causal(source: str, commit: str | None, device: str, dtype: str) -> Loa
 
     # A checkpoint's settings for sampling would override ours, so they go. Where a turn ends stays:
     # its generation config knows that better than its tokenizer.
-    ends = {tokenizer.eos_token_id, *_ends(source, model)} - {None}
+    ends = {tokenizer.eos_token_id, *_ends(source, model)}
     model.generation_config = GenerationConfig(
         eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id
     )
@@ -69,9 +69,9 @@ def _tokenizer(source: str, revision: str) -> Any:
     return tokenizer
 
 
-def _ends(source: str, model: Any) -> list[int | None]:
-    """The tokens that end an answer by a model's generation config; DataError where it names none
-    as a number."""
+def _ends(source: str, model: Any) -> list[int]:
+    """The tokens that end an answer by a model's generation config; DataError where one is no
+    number."""
     named = model.generation_config.eos_token_id
     ends = named if isinstance(named, list) else [named]
     if not all(end is None or type(end) is int for end in ends):
@@ -79,7 +79,7 @@ def _ends(source: str, model: Any) -> list[int | None]:
             f"{source}: eos_token_id of its generation_config.json must be the number of a token, "
             f"or a list of numbers, got {str(named)[:60]!r}"
         )
-    return ends
+    return [end for end in ends if end is not None]
 
 
 def _set_end(source: str, model: Any, tokenizer: Any) -> None:
@@ -89,7 +89,7 @@ def _set_end(source: str, model: Any, tokenizer: Any) -> None:
     if tokenizer.eos_token_id is not None:
         return
     for end in _ends(source, model):
-        if end is not None and end in tokenizer.all_special_ids:
+        if end in tokenizer.all_special_ids:
             tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
             break
     else:

@@ -121,15 +121,16 @@ def record_claim(
 
 def _measured(file: Path) -> dict:
     """What was recorded for a claim; {} where nothing was, or where the file is damaged."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        whole = found == {} or all(np.isfinite(found[name]) for name in NUMBERS)
-    except (ValueError, KeyError, TypeError, RecursionError, OSError):
-        whole = False
-    if not whole:
-        print(f"{file} is damaged: its claim counts as not run; run its notebook again")
+    if not file.exists():
         return {}
-    return found
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if all(np.isfinite(found[name]) for name in NUMBERS):
+            return found
+    except (ValueError, LookupError, TypeError, RecursionError, OSError):
+        pass
+    print(f"{file} is damaged: its claim counts as not run; run its notebook again")
+    return {}
 
 
 def claim_verdicts(settings: Settings) -> pd.DataFrame:

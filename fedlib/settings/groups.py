@@ -81,7 +81,6 @@ class SometimesInKey:
 
 
 _FAULTS = NotInKey("it decides whether a file is used, not which of its rows")
-_ENGINE = NotInKey("clients give the same updates wherever they train")
 _REPEATS = NotInKey("notebooks make one run of each")
 _EVALUATES = NotInKey("it decides what is asked, and the evaluation's key holds all prompts")
 _CHAT_TUNING = NotInKey("notebooks 30 to 34 make other fields of it")
@@ -242,7 +241,7 @@ class Federation(Group):
         Count | None, NotInKey("it says whether a round stops the run, not how a round comes out")
     ]
     rounds: Count
-    engine: Annotated[Literal["local", "flower"], _ENGINE]
+    engine: Annotated[Literal["local", "flower"], NotInKey("both give the same updates")]
     aggregator: Rule | Own
     compare: Annotated[list[Rule | Own], _REPEATS]
     also_full: Annotated[bool, _REPEATS]
