@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from fedlib.commands import plan_sizes, plan_time
-from fedlib.lab import keys, store, workers
+from fedlib.lab import keys, store
 from fedlib.papers import grids
 from fedlib.settings import machine
 from fedlib.settings.errors import DataError, SettingsError
@@ -77,7 +77,7 @@ class Forecast:
     def _left(self, names: Collection[str]) -> float:
         """Seconds that are left for these notebooks, as planned."""
         runs = sum(self._seconds[key] for key in self.missing(names))
-        return runs + NOTEBOOK_SECONDS * len(names) / min(self.at_once, workers.cores())
+        return runs + NOTEBOOK_SECONDS * len(names) / min(self.at_once, machine.cores())
 
     def seconds_for(self, names: Iterable[str]) -> float:
         """How long these notebooks take, as planned, with what is there already."""

@@ -241,9 +241,7 @@ class Federation(Group):
         Count | None, NotInKey("it says whether a round stops the run, not how a round comes out")
     ]
     rounds: Count
-    engine: Annotated[
-        Literal["local", "flower"], NotInKey("clients give the same updates wherever they train")
-    ]
+    engine: Annotated[Literal["local", "flower"], NotInKey("the updates are the same bytes")]
     aggregator: Rule | Own
     compare: Annotated[list[Rule | Own], _REPEATS]
     also_full: Annotated[bool, _REPEATS]
