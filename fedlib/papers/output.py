@@ -91,6 +91,9 @@ def _panel_words(axes: Any) -> str:
         # numbers say nothing without the picture
         if not all(re.fullmatch(r"[-\u2212\d.$\\{}^a-z]*", name) for name in names):
             said.append(", ".join(names))
+    # of a picture without axes the words that stand in it
+    if not axes.axison:
+        said += [text.get_text() for text in axes.texts]
     legend = axes.get_legend()
     if legend:
         said.append(", ".join(text.get_text() for text in legend.get_texts()))
