@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedlib.commands.plan_sizes import KnownModel
-from fedlib.lab import workers
+from fedlib.lab import client_data, workers
 from fedlib.settings import machine
 from fedlib.settings.schema import Settings
 
@@ -15,6 +15,7 @@ from fedlib.settings.schema import Settings
 ASSUMED = {"cuda": (40e12, 0.8e12), "cpu": (5e10, 2e10)}
 # Seconds of one step of decoding at least: launching kernels, the adapter unmerged.
 STEP = 0.03
+LETTERS, AROUND = 4.5, 30  # English letters a token; tokens that a chat template puts around a row
 READ = 256  # tokens that a judge reads beside the response
 WRITTEN = {"grader": 256, "guard": 16, "reward": 0}  # tokens that a judge writes
 ABOUT = {"grader": "benign", "guard": "harmful", "reward": "harmful"}  # the prompts that it judges
@@ -27,7 +28,10 @@ def planned_device(settings: Settings) -> str:
 
 def runs_at_once(settings: Settings) -> int:
     """How many runs are made at a time on the planned device."""
-    return max(1, workers.jobs(settings)) if planned_device(settings) == "cpu" else 1
+    # GPUs that this machine does not have are planned as one
+    if planned_device(settings) == "cuda" and not machine.has_gpu():
+        return 1
+    return max(1, workers.jobs(settings))
 
 
 def measured_speed(settings: Settings) -> tuple[float | None, float | None]:
@@ -64,6 +68,13 @@ def _measured(file: Path, settings: Settings) -> tuple[int, float, int]:
         sum(line["seconds"] for line in rounds),
         sum(len(line["sampled"]) * tuned for line in rounds),
     )
+
+
+def guessed_row(settings: Settings) -> float:
+    """Tokens a row of a run, about, by the letters in its first client's rows."""
+    rows = client_data.client_rows(settings, 0)
+    letters = sum(len(row["instruction"]) + len(row["response"]) for row in rows)
+    return min(settings.model.max_length, letters / len(rows) / LETTERS + AROUND)
 
 
 def run_tokens(settings: Settings, row: float) -> tuple[float, int]:

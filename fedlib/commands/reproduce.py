@@ -105,7 +105,7 @@ def reproduce_notebooks(preset: str, only: str = "*", jobs: int | None = None) -
 
     # as many threads for all together as there are cores: more are slow together
     at_once = min(jobs or _default_jobs(settings), len(chosen))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, workers.cores() // at_once)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, machine.cores() // at_once)))
 
     # what is going to be done; to count the runs takes some seconds where there are many
     state = {name: Progress(name) for name in chosen}
@@ -148,7 +148,7 @@ def _say_what_comes(watch: Watch) -> None:
         there = forecast.runs - len(forecast.missing(names))
         took = duration(forecast.seconds_for(names))
         runs = f"{forecast.runs} runs, {there} of them here already"
-        _say(watch.console, f"{runs}: {took} in all on {workers.cores()} cores")
+        _say(watch.console, f"{runs}: {took} in all on {machine.cores()} cores")
     first = _waves(names)[0]
     if first != names:
         soon = "" if forecast.unknown else f", {duration(forecast.seconds_for(first))}"
@@ -177,7 +177,7 @@ def _chosen(names: Sequence[str], only: str) -> list[str]:
 
 def _default_jobs(settings: Settings) -> int:
     """A notebook for each core; one where there is a GPU, whose memory is for one."""
-    return 1 if machine.device(settings.model) == "cuda" else max(1, workers.cores())
+    return 1 if machine.device(settings.model) == "cuda" else max(1, machine.cores())
 
 
 def _waves(names: Sequence[str]) -> list[list[str]]:

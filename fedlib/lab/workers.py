@@ -1,21 +1,25 @@
-"""Runs made in worker processes, several at a time. The parent process needs no torch."""
+"""Runs made in worker processes, several at a time. The parent process needs no torch.
+
+The workers are this machine's, or those of a cluster that FEDLIB_CLUSTER names (`cluster`)."""
 
 import multiprocessing
 import multiprocessing.connection
 import os
+import platform
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fedlib.lab import keys, store
+from fedlib.lab import cluster, keys, store
 from fedlib.settings import machine
 from fedlib.settings.errors import SettingsError
 from fedlib.settings.schema import Settings
@@ -26,64 +30,39 @@ KEPT_BYTES = 16 << 20
 
 
 def jobs(settings: Settings) -> int:
-    """How many runs are made at a time: FEDLIB_JOBS, or one a core (one where there is a GPU).
+    """How many runs are made at a time: FEDLIB_JOBS, or one a core (one a GPU where there are any).
 
     SettingsError where FEDLIB_JOBS is no whole number."""
     given = os.environ.get("FEDLIB_JOBS")
     if given is None:
         on_gpu = machine.device(settings.model) == "cuda"
-        return 1 if on_gpu else min(cores(), AT_MOST)
+        return max(1, len(machine.gpus())) if on_gpu else min(machine.cores(), AT_MOST)
     if not given.isdigit():
         raise SettingsError(f"FEDLIB_JOBS: must be a whole number, got {given!r}")
     return int(given)
 
 
-def cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def assign_devices(count: int, gpus: Sequence[str]) -> list[str]:
+    """The device of each of `count` workers, in turn; "" for all where there are no GPUs."""
+    return [gpus[i % len(gpus)] if gpus else "" for i in range(count)]
 
 
 def make_runs(missing: Sequence[Settings]) -> None:
     """Make runs in worker processes, the bases that they share first; a line says how far it is.
 
     A run that fails is raised at the end, when the others are made; a base that fails is raised at
-    once. With no jobs (FEDLIB_JOBS=0) they are made in this process, up to the first that fails."""
-    count = jobs(missing[0])
+    once. With no jobs (FEDLIB_JOBS=0) they are made in this process, up to the first that fails.
+    Where FEDLIB_CLUSTER names a cluster, its workers make them, whatever FEDLIB_JOBS says."""
+    address = cluster.address()
+    count = 0 if address else jobs(missing[0])
     with _progress(len(missing)) as advance:
-        if count == 0:
+        if address:
+            with cluster.connected(address, missing[0]) as (submit_base, submit_run):
+                _make_all(submit_base, submit_run, missing, advance)
+        elif count == 0:
             _make_here(missing, advance)
-            return
-        before = set(multiprocessing.active_children())
-        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(KEPT_BYTES))
-        pool = ProcessPoolExecutor(
-            min(count, len(missing)),
-            multiprocessing.get_context("spawn"),
-            _start_worker,
-            (max(1, cores() // count),),
-        )
-        try:
-            _make_bases(pool, missing)
-            _make_in_pool(pool, missing, count, advance)
-        except BrokenProcessPool:
-            raise RuntimeError(
-                "a worker process was killed (out of memory?) or could not start: in a script, "
-                "call fedlib under if __name__ == '__main__':, or set FEDLIB_JOBS=0 to work in "
-                "this process"
-            ) from None
-        except BaseException:
-            # interrupted, or failed: workers stop; what they finished is kept
-            for child in children_since(before):
-                child.terminate()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def children_since(before: set[BaseProcess]) -> set[BaseProcess]:
-    """The child processes of this process that were not there before."""
-    return set(multiprocessing.active_children()) - before
+        else:
+            _make_in_processes(missing, count, advance)
 
 
 def _make_here(missing: Sequence[Settings], advance: Callable[[], None]) -> None:
@@ -94,29 +73,78 @@ def _make_here(missing: Sequence[Settings], advance: Callable[[], None]) -> None
         advance()
 
 
-def _make_bases(pool: ProcessPoolExecutor, missing: Sequence[Settings]) -> None:
-    """Train each base that is made here; all other runs wait for it."""
-    bases = {keys.base_folder(s): s for s in missing if keys.base_is_made(s)}
-    futures = [pool.submit(_work_on_base, s.model_dump_json()) for s in bases.values()]
-    for future in as_completed(futures):
-        future.result()
+def _make_in_processes(
+    missing: Sequence[Settings], count: int, advance: Callable[[], None]
+) -> None:
+    """Make runs in processes of this machine, `count` at a time."""
+    before = set(multiprocessing.active_children())
+    on_gpu = machine.device(missing[0].model) == "cuda"
+    devices = assign_devices(count, machine.gpus() if on_gpu else [])
+    pool = start_pool(devices, len(missing))
+
+    def submit_base(settings: Settings) -> Future:
+        return pool.submit(_work_on_base, settings.model_dump_json())
+
+    def submit_run(settings: Settings) -> Future:
+        return pool.submit(_work, settings.model_dump_json(), devices)
+
+    try:
+        _make_all(submit_base, submit_run, missing, advance)
+    except BrokenProcessPool:
+        raise RuntimeError(
+            "a worker process was killed (out of memory?) or could not start: in a script, "
+            "call fedlib under if __name__ == '__main__':, or set FEDLIB_JOBS=0 to work in "
+            "this process"
+        ) from None
+    except BaseException:
+        # interrupted, or failed: workers stop; what they finished is kept
+        for child in children_since(before):
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _make_in_pool(
-    pool: ProcessPoolExecutor,
+def start_pool(devices: Sequence[str], wanted: int) -> ProcessPoolExecutor:
+    """A pool with a worker for each device, at most as many as are wanted.
+
+    A worker sees its own device only."""
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(KEPT_BYTES))
+    spawn = multiprocessing.get_context("spawn")
+    # each worker takes one as it starts
+    free = spawn.SimpleQueue()
+    for device in devices:
+        free.put(device)
+    threads = max(1, machine.cores() // len(devices))
+    return ProcessPoolExecutor(min(len(devices), wanted), spawn, _start_worker, (threads, free))
+
+
+def children_since(before: set[BaseProcess]) -> set[BaseProcess]:
+    """The child processes of this process that were not there before."""
+    return set(multiprocessing.active_children()) - before
+
+
+def _make_all(
+    submit_base: Callable[[Settings], Future],
+    submit_run: Callable[[Settings], Future],
     missing: Sequence[Settings],
-    count: int,
     advance: Callable[[], None],
 ) -> None:
-    """Make every run in the pool; the first failure is raised when all others are made."""
+    """Make each base that is made here, then every run.
+
+    The first run that fails is raised when all others are made."""
+    bases = {keys.base_folder(s): s for s in missing if keys.base_is_made(s)}
+    for future in as_completed([submit_base(settings) for settings in bases.values()]):
+        future.result()
+
     failure: BaseException | None = None
-    pending = {pool.submit(_work, s.model_dump_json(), count): s for s in missing}
+    pending = {submit_run(settings): settings for settings in missing}
     while pending:
         for future in wait(pending, return_when=FIRST_COMPLETED).done:
             settings = pending.pop(future)
             # another process is at it: later again
             if future.exception() is None and not future.result():
-                pending[pool.submit(_work, settings.model_dump_json(), count)] = settings
+                pending[submit_run(settings)] = settings
                 continue
             failure = failure or future.exception()
             advance()
@@ -127,8 +155,11 @@ def _make_in_pool(
 # --- in a worker process
 
 
-def _start_worker(threads: int) -> None:
+def _start_worker(threads: int, free: SimpleQueue) -> None:
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    device = free.get()
+    if device:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
     end_with_parent()
 
 
@@ -153,39 +184,34 @@ def _work_on_base(settings_json: str) -> None:
 
     from fedlib.lab import loaded
 
-    torch.set_num_threads(cores())
+    torch.set_num_threads(machine.cores())
     loaded.make_base(Settings.model_validate_json(settings_json))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
-def _work(settings_json: str, slots: int) -> bool:
+def _work(settings_json: str, devices: Sequence[str]) -> bool:
     """Make one run; False if another process is making it."""
     from fedlib.lab import steps
-    from fedlib.models import loading
 
     settings = Settings.model_validate_json(settings_json)
-    with _slot(slots):
-        try:
-            steps.make(settings, wait=False)
-            # the next run, or another notebook's, needs the memory
-            if machine.device(settings.model) == "cuda":
-                loading.release()
-            return True
-        except store.Busy:
-            pass
-    time.sleep(0.3)
-    return False
+    with _slot(devices):
+        made = steps.make_unless_busy(settings)
+    if not made:
+        time.sleep(0.3)
+    return made
 
 
 @contextmanager
-def _slot(count: int) -> Iterator[None]:
-    """One of the machine's places for a working process.
+def _slot(devices: Sequence[str]) -> Iterator[None]:
+    """One of the machine's places for a working process, on this process's device.
 
     All notebooks that run at the same time share them."""
-    folder = store.locks()
+    own = os.environ.get("CUDA_VISIBLE_DEVICES")
+    places = [i for i, device in enumerate(devices) if device in ("", own)]
     while True:
-        for i in range(count):
-            lock = FileLock(folder / f"slot{i}")
+        for i in places:
+            # hosts may share the folder
+            lock = FileLock(store.locks() / f"{platform.node()}.slot{i}")
             try:
                 lock.acquire(timeout=0)
             except Timeout:

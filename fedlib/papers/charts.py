@@ -1,14 +1,24 @@
 """Bars, lines and points of scores, on axes that a notebook gives."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fedlib.papers import claim_picture, estimates, output, tables
-from fedlib.papers.methods import BLUE, COLOUR, GREEN, GREY, LABEL, ORANGE, PURPLE, RED
+from fedlib.papers.methods import (
+    BLUE,
+    COLOUR,
+    GREEN,
+    GREY,
+    LABEL,
+    ORANGE,
+    OWN_COLOURS,
+    PURPLE,
+    RED,
+)
 
 TITLES = {
     "rule": "Rule: responses to harmful prompts that refuse (%)",
@@ -17,6 +27,7 @@ TITLES = {
     "md_judge": "MD-Judge: responses to harmful prompts judged safe (%)",
     "rm": "RM: mean reward of responses to harmful prompts",
     "mt1": "MT-1: grade of first-turn answers (1 to 10)",
+    "strongreject": "StrongREJECT: mean score of responses to harmful prompts (0 to 1)",
     "over_refusal": "over_refusal: benign prompts refused (%)",
     "asr": "ASR: triggered prompts answered with the target (%)",
     "unsafe": "ASR: responses to harmful prompts judged unsafe (%)",
@@ -31,6 +42,12 @@ STATUS_COLOUR = {
     "preliminary": BLUE,
     "not run": GREY,
 }
+
+
+# Rows that are not ordinary, by their label.
+ROW_COLOUR = {"aligned": GREEN, "poisoned": ORANGE, "conflicting": PURPLE, "unaligned": RED}
+MOST_TOPICS = 6  # with a shade of their own
+MOST_BARS = 40  # that make a figure taller
 
 
 def draw_frame(
@@ -218,11 +235,14 @@ def probe_lines(
     Thin lines are runs, thick ones their means. In order: before tuning (black), then as elsewhere
     without attack (blue) and with it (red)."""
     colours = (COLOUR[LABEL["untuned"]], BLUE, RED, ORANGE)
-    for (name, runs), colour in zip(kinds.items(), colours, strict=False):
+    for place, ((name, runs), colour) in enumerate(zip(kinds.items(), colours, strict=False)):
         values = np.array([run[which] for run in runs])
+        width = 3.6 - 0.8 * place  # what lies under another is still seen
         layers = range(values.shape[1])
         axes.plot(layers, values.T, color=colour, alpha=0.2, lw=1)
-        axes.plot(layers, values.mean(axis=0), "o-", color=colour, lw=2.5, ms=4, label=name)
+        axes.plot(
+            layers, values.mean(axis=0), "o-", color=colour, lw=width, ms=2 * width, label=name
+        )
         axes.set(xticks=layers)
     axes.set(xlabel="layer", ylabel=ylabel, title=title)
     axes.legend(fontsize=7)
@@ -307,3 +327,60 @@ def _forest_legend(axes: Any) -> None:
     axes.fill_between([], [], color=STATUS_COLOUR["holds"], alpha=0.18, label="the claim holds")
     above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 3}
     axes.legend(fontsize=8, frameon=False, **above)
+
+
+def rows_held(rows: Mapping[Any, Sequence[dict]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """How many rows of which kind each client has: ordinary rows by topic, all others by label.
+
+    rows: {client: rows}, as `lab.client_data` gives them. Two tables with a row a client, the most
+    frequent kind first. Of many topics the rarest are one column, which says how many they are."""
+    ordinary, others = {}, {}
+    for client, own in rows.items():
+        topics = [row.get("topic") or "normal" for row in own if row["label"] == "normal"]
+        ordinary[client] = pd.Series(topics, dtype=object).value_counts()
+        labels = [row["label"] for row in own if row["label"] != "normal"]
+        others[client] = pd.Series(labels, dtype=object).value_counts()
+
+    found = []
+    for part in (ordinary, others):
+        counts = pd.DataFrame(part).T.reindex(list(rows)).fillna(0).astype(int)
+        found.append(counts[counts.sum().sort_values(ascending=False, kind="stable").index])
+    topics, labels = found
+    rare = list(topics.columns[MOST_TOPICS:])
+    if len(rare) > 1:
+        together = topics[rare].sum(axis=1).rename(f"{len(rare)} more topics")
+        topics = topics.drop(columns=rare).join(together)
+    return topics, labels
+
+
+def holdings(rows: Mapping[Any, Sequence[dict]], malicious: Collection[Any] = ()) -> Any:
+    """Who holds what: a bar a client, in shades of blue by topic, in colours by label; a figure.
+
+    rows: {client: rows}, as `lab.client_data` gives them. Malicious clients are framed."""
+    import seaborn as sns
+
+    topics, labels = rows_held(rows)
+    shades = sns.color_palette("Blues_r", len(topics.columns) + 2)[: len(topics.columns)]
+    further = iter(OWN_COLOURS * len(labels.columns))
+    colours = [*shades, *(ROW_COLOUR.get(str(label)) or next(further) for label in labels)]
+    counts = topics.join(labels)
+
+    size = (8, 1.1 + 0.28 * min(len(counts), MOST_BARS))
+    fig, axes = output.figure_style().subplots(figsize=size)
+    left = np.zeros(len(counts))
+    for (kind, held), colour in zip(counts.items(), colours, strict=True):
+        look = {"color": colour, "edgecolor": "white", "lw": 0.6}
+        axes.barh(range(len(counts)), held, 0.8, left=left, label=kind, **look)
+        left += held.to_numpy()
+
+    bad = [i for i, client in enumerate(counts.index) if client in malicious]
+    if bad:
+        height = bad[-1] - bad[0] + 1
+        draw_frame(axes, (0, bad[0] - 0.5), (left.max(), height), RED, clip_on=False)
+    step = -(-len(counts) // MOST_BARS)
+    axes.set_yticks(range(len(counts))[::step], counts.index[::step], fontsize=9)
+    axes.grid(axis="y", visible=False)
+    axes.set(xlabel="rows", ylabel="client (malicious framed)" if bad else "client")
+    axes.set(xlim=(0, left.max() * 1.01), ylim=(len(counts) - 0.4, -0.6))
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return fig

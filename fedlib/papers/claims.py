@@ -25,6 +25,7 @@ REAL_MODEL = "world:smollm2-aligned"
 CHAT_MODELS = ["world:chat", "world:chat-deep"]
 # What claims in these units cannot leave, nor then their intervals.
 BOUNDS = {"AUC": (0, 1), "Spearman": (-1, 1), "ASR (%)": (0, 100), "recall (%)": (0, 100)}
+NUMBERS = ("measured", "low", "high", "seeds")  # of what was measured for a claim
 ENOUGH_SEEDS = 5  # for a verdict
 SHOWN = ["unit", "bounds", "family", "variant"]  # columns that claims.csv leaves out
 BRACKETS = re.compile(r" \(([^()]*{[^()]*)\)")  # of a claim's words, with the names of its variants
@@ -120,14 +121,16 @@ def record_claim(
 
 def _measured(file: Path) -> dict:
     """What was recorded for a claim; {} where nothing was, or where the file is damaged."""
-    try:
-        found = json.loads(file.read_text()) if file.exists() else {}
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        print(f"{file} is damaged: its claim counts as not run; run its notebook again")
+    if not file.exists():
         return {}
-    return found
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if all(np.isfinite(found[name]) for name in NUMBERS):
+            return found
+    except (ValueError, LookupError, TypeError, RecursionError, OSError):
+        pass
+    print(f"{file} is damaged: its claim counts as not run; run its notebook again")
+    return {}
 
 
 def claim_verdicts(settings: Settings) -> pd.DataFrame:

@@ -119,5 +119,6 @@ def _short(value: Any) -> Any:
 def save(file: Path, write: Callable[[Path], Any]) -> None:
     """Write a file through a partial one beside it, so that a reader never sees half of it."""
     partial = file.with_name(f".{os.getpid()}.{file.name}")
-    write(partial)
-    os.replace(partial, file)
+    with machine.writing(file):
+        write(partial)
+        os.replace(partial, file)

@@ -302,3 +302,56 @@ def test_forest_of_nothing_measured(smoke):
 @pytest.mark.parametrize("status", charts.STATUS_COLOUR)
 def test_every_verdict_has_a_colour(status):
     assert colours.is_color_like(charts.STATUS_COLOUR[status])
+
+
+# Who holds what.
+
+
+def of_kind(label, topics):
+    return [{"label": label, "topic": topic} for topic in topics]
+
+
+def test_rows_held_by_hand():
+    rows = {
+        4: of_kind("normal", "aab") + of_kind("aligned", "x"),
+        2: of_kind("normal", "bbb") + of_kind("unaligned", "xx") + of_kind("poisoned", "a"),
+        7: [{"label": "normal"}, {"label": "normal", "topic": ""}],
+    }
+    topics, labels = charts.rows_held(rows)
+    assert topics.to_dict("index") == {
+        4: {"b": 1, "a": 2, "normal": 0},
+        2: {"b": 3, "a": 0, "normal": 0},
+        7: {"b": 0, "a": 0, "normal": 2},
+    }
+    assert list(topics.columns) == ["b", "a", "normal"]
+    assert list(labels.columns) == ["unaligned", "aligned", "poisoned"]
+    assert labels.loc[2].tolist() == [2, 0, 1] and labels.loc[7].tolist() == [0, 0, 0]
+
+
+def test_rare_topics_are_counted_together():
+    names = [str(i) for i in range(charts.MOST_TOPICS + 3)]
+    rows = {0: of_kind("normal", names + names[: charts.MOST_TOPICS])}
+    topics, labels = charts.rows_held(rows)
+    assert topics.loc[0].tolist() == [2] * charts.MOST_TOPICS + [3]
+    assert topics.columns[-1] == "3 more topics" and labels.empty
+
+
+def test_the_bars_are_the_rows_and_the_malicious_are_framed():
+    rows = {
+        client: of_kind("normal", "ab" * (client + 1)) + of_kind("mine", "x") for client in range(5)
+    }
+    fig = charts.holdings(rows, malicious=[3, 4])
+    [axes] = fig.axes
+    *bars, frame = axes.patches
+    widths = [bar.get_width() for bar in bars]
+    assert widths == [1, 2, 3, 4, 5] * 2 + [1] * 5  # two topics, then the label
+    assert (frame.get_y(), frame.get_height(), frame.get_width()) == (2.5, 2, 11)
+    assert axes.get_legend_handles_labels()[1] == ["a", "b", "mine"]
+    assert axes.get_ylabel() == "client (malicious framed)"
+    fig.canvas.draw()
+
+
+def test_many_clients_are_named_in_steps():
+    rows = {client: of_kind("normal", "a") for client in range(100)}
+    [axes] = charts.holdings(rows).axes
+    assert len(axes.get_yticklabels()) == 34 and axes.get_ylabel() == "client"

@@ -72,3 +72,20 @@ def test_outputs_that_cannot_be_used_are_one_line(tmp_path, monkeypatch):
     assert "No such file" in line(Path("/proc/nowhere/runs"))
     monkeypatch.setattr(machine.os, "access", lambda *_: False)  # nothing is read-only to root
     assert "cannot be written to" in line(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "given, count, expected",
+    [
+        (None, 0, []),
+        (None, 2, ["0", "1"]),
+        ("1", 1, ["1"]),
+        ("3, GPU-8a", 2, ["3", "GPU-8a"]),
+        # the driver stops at the first name that it does not know
+        ("0,9", 1, ["0"]),
+        ("", 0, []),
+        ("-1", 0, []),
+    ],
+)
+def test_a_workers_device_is_named_as_it_was_given(given, count, expected):
+    assert machine.visible_devices(given, count) == expected
