@@ -98,10 +98,10 @@ def _clean(text: str) -> Any:
     for block in soup("pre"):
         block["tabindex"] = "0"  # it may scroll
     for link in soup("a"):
-        address = str(link.get("href", ""))
-        link["href"] = re.sub(r"^(\w+)\.ipynb(#.*)?$", r"#\1", address)
+        address = re.sub(r"^(\w+)\.ipynb(#.*)?$", r"#\1", str(link.get("href", "")))
+        link["href"] = address
         # a file beside the notebook is not beside the page
-        if not link["href"].startswith(("#", "https://", "http://")):
+        if not address.startswith(("#", "https://", "http://")):
             link.unwrap()
     return soup
 

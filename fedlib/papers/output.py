@@ -79,8 +79,8 @@ def figure_words(fig: Any) -> str:
 
     Of each panel its title, its axes, and what its rows or its legend name."""
     panels = [_panel_words(axes) for axes in fig.axes]
-    title = fig.get_suptitle()
-    return ". ".join(dict.fromkeys(filter(None, [title, *panels])))[:MOST_WORDS]
+    said = [one for one in (fig.get_suptitle(), *panels) if one]
+    return ". ".join(dict.fromkeys(said))[:MOST_WORDS]
 
 
 def _panel_words(axes: Any) -> str:
