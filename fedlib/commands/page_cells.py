@@ -73,7 +73,7 @@ def notebook_cells(notebook: Mapping[str, Any], name: str, figures: Path) -> Ite
         elif cell["cell_type"] == "code" and source.strip():
             words = _figure_words(source, cell["outputs"], figures)
             shown = [_shown(output, heading, words) for output in cell["outputs"]]
-            code += colour(source, "python")
+            code += colour(source, "python").replace("<pre>", '<pre tabindex="0">')
             if any(shown):
                 yield Cell(code=code, outputs=[one for one in shown if one])
                 code = ""
@@ -95,11 +95,13 @@ def _clean(text: str) -> Any:
         tag.attrs = {name: value for name, value in tag.attrs.items() if name in KEPT}
         if source.startswith("data:image/"):
             tag["src"] = source
+    for block in soup("pre"):
+        block["tabindex"] = "0"  # it may scroll
     for link in soup("a"):
-        address = str(link.get("href", ""))
-        link["href"] = re.sub(r"^(\w+)\.ipynb(#.*)?$", r"#\1", address)
+        address = re.sub(r"^(\w+)\.ipynb(#.*)?$", r"#\1", str(link.get("href", "")))
+        link["href"] = address
         # a file beside the notebook is not beside the page
-        if not link["href"].startswith(("#", "https://", "http://")):
+        if not address.startswith(("#", "https://", "http://")):
             link.unwrap()
     return soup
 
@@ -117,10 +119,14 @@ def _number_headings(soup: Any, name: str) -> str:
 def _label_tables(soup: Any, heading: str) -> None:
     """Tables in a frame that scrolls; heads say which direction is good, numbers stand right."""
     for table in soup("table"):
-        frame = soup.new_tag("div", attrs={"class": "table", "role": "region", "tabindex": "0"})
+        frame = soup.new_tag("div", attrs={"class": "table", "role": "group", "tabindex": "0"})
         frame["aria-label"] = f"Table: {heading}"
         table.wrap(frame)
         for tag in table.find_all("th"):
+            # above the names of rows, a head says nothing
+            if tag.find_parent("thead") and not tag.get_text(strip=True):
+                tag.name = "td"
+                continue
             tag["scope"] = "col" if tag.find_parent("thead") else "row"
         for cell in table.find_all("td"):
             text = cell.get_text(strip=True)

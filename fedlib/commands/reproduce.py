@@ -69,7 +69,7 @@ class Watch:
             f"{count - len(coming):>2} of {count}  {one.name:<26} {one.seconds:5.0f} s  {one.text}"
         )
         if coming and not self.forecast.unknown:
-            line += f"; about {duration(self.forecast.seconds_left(coming))} left"
+            line += f"; {duration(self.forecast.seconds_left(coming))} left"
         _say(self.console, line)
 
     def write_page(self) -> None:
@@ -148,10 +148,10 @@ def _say_what_comes(watch: Watch) -> None:
         there = forecast.runs - len(forecast.missing(names))
         took = duration(forecast.seconds_for(names))
         runs = f"{forecast.runs} runs, {there} of them here already"
-        _say(watch.console, f"{runs}: about {took} in all on {machine.cores()} cores")
+        _say(watch.console, f"{runs}: {took} in all on {machine.cores()} cores")
     first = _waves(names)[0]
     if first != names:
-        soon = "" if forecast.unknown else f", about {duration(forecast.seconds_for(first))}"
+        soon = "" if forecast.unknown else f", {duration(forecast.seconds_for(first))}"
         _say(watch.console, f"first {' and '.join(first)}{soon}; the others share their runs")
     watch.write_page()
     _say(watch.console, f"open {watch.page.file}: reload it to see more")

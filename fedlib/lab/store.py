@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from fedlib.lab import keys
 from fedlib.settings import identity, machine
 from fedlib.settings.errors import DataError, SettingsError
 from fedlib.settings.schema import Settings
+
+CHECKPOINT = "checkpoint.safetensors"  # what a run of several rounds goes on from
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,9 @@ def ensure(
     Under its lock, sealed with done.json at the end. Busy if another process is at it, and wait is
     False."""
     if intact(folder):
+        # a process may have died right after it sealed the folder
+        with suppress(OSError):
+            (folder / CHECKPOINT).unlink()
         return
     with machine.writing(folder), _lock(folder, wait):
         if intact(folder):
@@ -168,7 +173,7 @@ def _seal(folder: Path) -> None:
         if file.is_file() and not passing and not name.parts[0].startswith("eval-"):
             digests[str(name)] = identity.file_digest(file)
     _write_sealed(folder / "done.json", {"files": digests})
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)  # only now is it of no more use
+    (folder / CHECKPOINT).unlink(missing_ok=True)  # only now is it of no more use
 
 
 def _write_sealed(file: Path, value: dict) -> None:

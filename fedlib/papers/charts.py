@@ -235,11 +235,14 @@ def probe_lines(
     Thin lines are runs, thick ones their means. In order: before tuning (black), then as elsewhere
     without attack (blue) and with it (red)."""
     colours = (COLOUR[LABEL["untuned"]], BLUE, RED, ORANGE)
-    for (name, runs), colour in zip(kinds.items(), colours, strict=False):
+    for place, ((name, runs), colour) in enumerate(zip(kinds.items(), colours, strict=False)):
         values = np.array([run[which] for run in runs])
+        width = 3.6 - 0.8 * place  # what lies under another is still seen
         layers = range(values.shape[1])
         axes.plot(layers, values.T, color=colour, alpha=0.2, lw=1)
-        axes.plot(layers, values.mean(axis=0), "o-", color=colour, lw=2.5, ms=4, label=name)
+        axes.plot(
+            layers, values.mean(axis=0), "o-", color=colour, lw=width, ms=2 * width, label=name
+        )
         axes.set(xticks=layers)
     axes.set(xlabel="layer", ylabel=ylabel, title=title)
     axes.legend(fontsize=7)

@@ -79,8 +79,8 @@ def figure_words(fig: Any) -> str:
 
     Of each panel its title, its axes, and what its rows or its legend name."""
     panels = [_panel_words(axes) for axes in fig.axes]
-    title = fig.get_suptitle()
-    return ". ".join(dict.fromkeys(filter(None, [title, *panels])))[:MOST_WORDS]
+    said = [one for one in (fig.get_suptitle(), *panels) if one]
+    return ". ".join(dict.fromkeys(said))[:MOST_WORDS]
 
 
 def _panel_words(axes: Any) -> str:
@@ -91,6 +91,9 @@ def _panel_words(axes: Any) -> str:
         # numbers say nothing without the picture
         if not all(re.fullmatch(r"[-\u2212\d.$\\{}^a-z]*", name) for name in names):
             said.append(", ".join(names))
+    # of a picture without axes the words that stand in it
+    if not axes.axison:
+        said += [text.get_text() for text in axes.texts]
     legend = axes.get_legend()
     if legend:
         said.append(", ".join(text.get_text() for text in legend.get_texts()))
