@@ -3,6 +3,7 @@
 The process that asks needs no torch. A worker makes one run at a time. One that dies is replaced by
 its nanny or its queue, and another takes its run up from the last finished round."""
 
+import logging
 import os
 import platform
 import re
@@ -11,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,23 +50,34 @@ def connected(address: str, example: Settings) -> Iterator[tuple[Submit, Submit]
 
     Every worker is asked first whether it would make the same run as this process, in the same
     folder, under locks that hold between hosts; SettingsError where one would not."""
-    with _client(address) as client, _held_lock() as held:
+    with _client(address) as client, _held_lock() as held, _one_line(address):
         _check_workers(client, address, _asked(example), held)
         pool = client.get_executor(pure=False)
 
-        def submit_base(settings: Settings) -> Future:
-            return pool.submit(_work_on_base, *_asked(settings), held)
+        def submit(work: Callable, settings: Settings) -> Future:
+            settings_json, place = _asked(settings)
+            # a task's name is shown on dask's pages, and where its workers die
+            name = f"{place}.{uuid.uuid4().hex}"
+            return pool.submit(work, settings_json, place, held, key=name)
 
-        def submit_run(settings: Settings) -> Future:
-            return pool.submit(_work, *_asked(settings), held)
+        yield partial(submit, _work_on_base), partial(submit, _work)
 
-        try:
-            yield submit_base, submit_run
-        except CancelledError:
-            raise RuntimeError(
-                f"FEDLIB_CLUSTER: {address}: the scheduler has gone; finished rounds and runs are "
-                "kept, the same command goes on"
-            ) from None
+
+@contextmanager
+def _one_line(address: str) -> Iterator[None]:
+    """Say in one line that the scheduler has gone, or that a run's workers die."""
+    from distributed import KilledWorker
+
+    kept = "finished rounds and runs are kept, and the same command goes on"
+    try:
+        yield
+    except CancelledError:
+        raise SettingsError(f"FEDLIB_CLUSTER: {address}: the scheduler has gone; {kept}") from None
+    except KilledWorker as error:
+        raise SettingsError(
+            f"FEDLIB_CLUSTER: {address}: {error.allowed_failures + 1} workers died at "
+            f"{str(error.task).rpartition('.')[0]} (out of memory? docs/cluster.md); {kept}"
+        ) from None
 
 
 @contextmanager
@@ -83,6 +96,8 @@ def _client(address: str) -> Iterator[Any]:
             f"FEDLIB_CLUSTER: {address}: no scheduler answers there "
             f"({type(error).__name__}); start one with: dask scheduler (docs/cluster.md)"
         ) from None
+    # what it would log about a scheduler that has gone is said in one line
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     with client:
         yield client
 

@@ -1,5 +1,7 @@
 """Runs on the workers of a dask cluster: the same runs, whatever dies, or one clear line."""
 
+import concurrent.futures
+import contextlib
 import os
 import signal
 import threading
@@ -163,6 +165,28 @@ def test_a_worker_that_cannot_work_is_named(tiny, threads, answer, said):
         return
     with pytest.raises(SettingsError, match=f"^FEDLIB_CLUSTER: {said}"):
         cluster._check_workers(client, "tcp://a:1", asked, "lock")
+
+
+@pytest.mark.parametrize(
+    "named, said",
+    [
+        ("CancelledError", "tcp://a:1: the scheduler has gone; finished rounds and runs are kept"),
+        ("KilledWorker", "tcp://a:1: 4 workers died at run-1/eval-2 .out of memory"),
+    ],
+)
+def test_what_dies_meanwhile_is_one_line(tiny, monkeypatch, named, said):
+    distributed = pytest.importorskip("distributed", reason="needs the extra cluster")
+    died = {
+        "CancelledError": concurrent.futures.CancelledError(),
+        "KilledWorker": distributed.KilledWorker("run-1/eval-2.abc", None, 3),
+    }
+    client = types.SimpleNamespace(
+        nthreads=lambda: {"one": 1}, run=lambda *_, **__: {}, get_executor=lambda **_: None
+    )
+    monkeypatch.setattr(cluster, "_client", lambda address: contextlib.nullcontext(client))
+    with pytest.raises(SettingsError, match=f"^FEDLIB_CLUSTER: {said}"):
+        with cluster.connected("tcp://a:1", tiny):
+            raise died[named]
 
 
 def test_without_a_worker_a_line_says_what_is_waited_for(tiny, capsys):
