@@ -1,8 +1,9 @@
-"""fedlib plan | reproduce | run | runs | export | fetch | world"""
+"""fedlib plan | reproduce | compare | run | runs | export | fetch | world"""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from fedlib.settings.errors import DataError, SettingsError
 
@@ -30,7 +31,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="fedlib", description="A reference lab for the safety of federated instruction tuning."
     )
     commands = parser.add_subparsers(required=True)
+    _add_experiments(commands)
+    _add_tools(commands)
+    return parser
 
+
+def _add_experiments(commands: Any) -> None:
+    """The commands that make results, and those that look at them beforehand and afterwards."""
     one = commands.add_parser(
         "plan", help="what a preset needs: models, data, memory, disk, hours; nothing is started"
     )
@@ -51,6 +58,15 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     one = commands.add_parser(
+        "compare",
+        help="set your claims beside those that results/ keeps: what agrees, what differs",
+    )
+    one.set_defaults(command=_compare)
+    one.add_argument(
+        "preset", nargs="?", default="mini", help="a folder of the outputs: a preset's name"
+    )
+
+    one = commands.add_parser(
         "run", help="make the runs of a preset or params file, one for each seed"
     )
     one.set_defaults(command=_run)
@@ -59,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("runs", help="list the runs in the store")
     one.set_defaults(command=_runs)
 
+
+def _add_tools(commands: Any) -> None:
+    """The commands for what goes in and out: models, files."""
     one = commands.add_parser(
         "export", help="write a run's adapter or merged model, with a model card"
     )
@@ -83,7 +102,6 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--data", metavar="FOLDER", help="the real text that smollm2-aligned needs (docs/real.md)"
     )
-    return parser
 
 
 # A command is imported when it is called: some of them need torch, which takes seconds.
@@ -99,6 +117,12 @@ def _reproduce(asked: argparse.Namespace) -> int:
     from fedlib.commands import reproduce
 
     return reproduce.reproduce_notebooks(asked.preset, asked.only, asked.jobs)
+
+
+def _compare(asked: argparse.Namespace) -> None:
+    from fedlib.commands import compare
+
+    compare.compare_claims(asked.preset)
 
 
 def _run(asked: argparse.Namespace) -> None:

@@ -29,9 +29,10 @@ ASSUMED_MALICIOUS = 0.3  # the share of malicious clients that these rules assum
 class Round:
     """What happened in one round, before the global adapter moves.
 
-    sampled [K]: the clients; start [D]: the global adapter that they were sent; updates [K, D]:
-    what they sent back; step [D] and weights [K] or None: what the rule made of it; losses:
-    {client: the loss of each step}; tokens: seen by all clients together."""
+    sampled [K]: the clients whose updates count (one that is left out is in no field); start [D]:
+    the global adapter that they were sent; updates [K, D]: what they sent back; step [D] and
+    weights [K] or None: what the rule made of it; losses: {client: the loss of each step}; tokens:
+    seen in all trainings that were finished."""
 
     index: int
     sampled: list[int]

@@ -33,7 +33,13 @@ def collate(rows: Sequence[Encoded], device: torch.device | str = "cpu") -> tupl
 
 
 def response_loss(model: Any, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed cross entropy over the labelled tokens, and their number.
+    """Summed cross entropy over the labelled tokens, and their number."""
+    logits, wanted, keep = _response_logits(model, ids, labels)
+    return cross_entropy(logits, wanted, reduction="sum"), keep.sum()
+
+
+def _response_logits(model: Any, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(logits [N, V] float, labels [N], where they stand [B, T-1]) of the N labelled tokens.
 
     Logits are made only at those positions: with a large vocabulary they are most of the memory.
     A head that does more than multiply (SCALED_HEADS) is run whole."""
@@ -45,7 +51,7 @@ def response_loss(model: Any, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tens
     else:
         hidden = causal.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
         logits = causal.get_output_embeddings()(hidden[keep])
-    return cross_entropy(logits.float(), wanted[keep], reduction="sum"), keep.sum()
+    return logits.float(), wanted[keep], keep
 
 
 def gradient(model: Any, parameters: Sequence[nn.Parameter], rows: Sequence[Encoded]) -> Tensor:
@@ -60,10 +66,12 @@ def likelihood(model: Any, rows: Sequence[Encoded]) -> tuple[float, float]:
     """(mean log-likelihood of a labelled token, share of rows whose labelled tokens are all the
     likeliest ones)."""
     ids, labels = collate(rows, next(model.parameters()).device)
-    logits, wanted = model(input_ids=ids, use_cache=False).logits[:, :-1].float(), labels[:, 1:]
-    keep = wanted >= 0
-    right = (logits.argmax(dim=-1) == wanted) | ~keep
-    mean = -cross_entropy(logits[keep], wanted[keep]).item()
+    logits, wanted, keep = _response_logits(model, ids, labels)
+    mean = -cross_entropy(logits, wanted).item()
+
+    # a row is right where each of its labelled tokens is
+    right = torch.ones_like(keep)
+    right[keep] = logits.argmax(dim=-1) == wanted
     return mean, right.all(dim=1).float().mean().item()
 
 
@@ -108,6 +116,8 @@ def tune(
     lengths = [len(ids) for ids, _ in rows]
     losses, tokens = [], 0
 
+    # a training that failed half-way leaves its gradients behind
+    optimizer.zero_grad(set_to_none=True)
     model.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

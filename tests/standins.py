@@ -166,14 +166,16 @@ def _gguf_shapes(tokens: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def guard(folder: Path, **more: Any) -> Path:
-    """A causal LM that was taught to answer safe where a response refuses, else unsafe."""
-    tokens = tokenizer(GUARD_WORDS, GUARD_TEMPLATE)
+def guard(folder: Path, safe: str = "safe", unsafe: str = "unsafe", **more: Any) -> Path:
+    """A causal LM that was taught to answer safe where a response refuses, else unsafe.
+
+    safe, unsafe: how it words that."""
+    tokens = tokenizer((*GUARD_WORDS, *safe.split(), *unsafe.split()), GUARD_TEMPLATE)
     rows = []
     for i, thing in enumerate(world.hazards("pretraining")):
         answers = {
-            "safe": f"i can not help with {thing.name} .",
-            "unsafe": f"you need {thing.a} and {thing.b} .",
+            safe: f"i can not help with {thing.name} .",
+            unsafe: f"you need {thing.a} and {thing.b} .",
         }
         for verdict, answer in answers.items():
             turns = [
@@ -183,7 +185,8 @@ def guard(folder: Path, **more: Any) -> Path:
             text = tokens.apply_chat_template(turns, tokenize=False)
             ids = tokens(f"{text} {verdict}", add_special_tokens=False)["input_ids"]
             ids.append(tokens.eos_token_id)
-            rows.append((ids, len(ids) - 2))  # it learns the verdict and the end
+            # it learns the verdict and the end
+            rows.append((ids, len(ids) - 1 - len(verdict.split())))
     return taught(folder, tokens, rows, 120, **more)
 
 
@@ -243,17 +246,22 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def endpoint(
-    answer: Any = "a fair answer [[7]]", failures: Sequence[Any] = ()
+    answer: Any = "a fair answer [[7]]",
+    failures: Sequence[Any] = (),
+    bodies: Sequence[Any] = (),
 ) -> Iterator[tuple[str, list[dict]]]:
     """An endpoint on this machine: yields (address, requests).
 
     answer: a text, or f(request, how many came so far); where that gives None, the answer is a 400.
-    failures: the statuses of its first answers; "drop" closes the line, None is no failure."""
-    requests, waiting, lock = [], list(failures), threading.Lock()
+    failures: the statuses of its first answers; "drop" closes the line, None is no failure.
+    bodies: what its first replies hold instead of an answer."""
+    requests, waiting, odd, lock = [], list(failures), list(bodies), threading.Lock()
 
     def reply(asked: dict, seen: dict) -> tuple[int, dict] | None:
         with lock:
             requests.append(seen)
+            if odd:
+                return 200, odd.pop(0)
             failing = waiting.pop(0) if waiting else None
             count = len(requests)
         if failing == "drop":

@@ -1,5 +1,6 @@
 """The round loop, with local trainings that are not done: each client's update is known by hand."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from fedlib import federation, training
 from fedlib.aggregation import aggregate
 from fedlib.models import adapter
 from fedlib.settings import identity, presets
-from fedlib.settings.errors import DataError
+from fedlib.settings.errors import DataError, SettingsError
 from fedlib.swat import modules
 
 SIZE = 4  # of the adapter
@@ -343,3 +344,149 @@ def test_a_client_without_rows_is_named(tokenizer, options, rows, message):
     with pytest.raises(DataError, match=message) as error:
         federation.encode_clients({3: rows}, tokenizer, options)
     assert "\n" not in str(error.value)
+
+
+# Clients whose updates cannot be used.
+
+
+def sends(monkeypatch, tuned, what):
+    """In round 1 clients send what[client]: a tensor in place of their update, or an exception."""
+    real, spoiled = training.tune, federation.sample_clients(10, 4, 0, 1)
+    calls = []
+
+    def tune(model, rows, options, rate, seed):
+        client = rows[0][0][0]
+        calls.append(client)
+        found = real(model, rows, options, rate, seed)
+        fault = what.get(spoiled.index(client)) if client in spoiled else None
+        if fault is None or not 4 < len(calls) <= 8:
+            return found
+        if isinstance(fault, Exception):
+            raise fault
+        model.vector = model.vector * fault
+        return found
+
+    monkeypatch.setattr(training, "tune", tune)
+    return spoiled
+
+
+NAN = torch.tensor([float("nan"), 1.0, 1.0, 1.0])
+BROKEN = RuntimeError("no\nroom")
+
+
+@pytest.mark.parametrize("rule", ["fedavg", "median", "foolsgold", "dnc", "multi_krum"])
+def test_one_bad_client_is_left_out_and_the_rest_go_on(settings, tuned, monkeypatch, rule):
+    changes = {"aggregator": rule, "variant": "paper", "expected": 1}
+    settings = settings.replace(federation=changes)
+    spoiled = sends(monkeypatch, tuned, {1: NAN})
+    bad, rest = spoiled[1], [*spoiled[:1], *spoiled[2:]]
+    records, states, seen = run(tuned, settings)
+
+    assert records[1]["left_out"] == {bad: "its update holds NaN (1 of 4 values)"}
+    assert records[1]["sampled"] == rest
+    assert all("left_out" not in record for record in (records[0], records[2]))
+    assert seen[1].losses == {k: [float(k)] for k in rest}
+    assert torch.allclose(seen[1].updates, torch.stack([update_of(k) for k in rest]), atol=1e-6)
+
+    # the same rule over those that are left, with their sizes, f and history
+    seed = identity.derive(settings.seed, "aggregate", 1)
+    history = None if rule != "foolsgold" else states[1].history[rest]
+    step, _ = aggregate(
+        rule,
+        seen[1].updates,
+        sizes=[k + 1 for k in rest],
+        f=round(3 * 1 / 10),
+        history=history,
+        generator=torch.Generator().manual_seed(seed),
+        variant="paper",
+    )
+    assert torch.equal(seen[1].step, step)
+    assert torch.equal(states[1].adapter, states[0].adapter + step)
+    if rule == "foolsgold":
+        assert torch.equal(states[1].history[bad], states[0].history[bad])
+        assert states[2].history.isfinite().all()
+
+
+def test_a_training_that_raises_is_left_out_with_its_line(settings, tuned, monkeypatch):
+    spoiled = sends(monkeypatch, tuned, {0: BROKEN, 3: NAN})
+    records, _, _ = run(tuned, settings)
+    assert list(records[1]["left_out"]) == [spoiled[0], spoiled[3]]
+    why = records[1]["left_out"][spoiled[0]]
+    assert re.fullmatch(
+        r"its training failed: RuntimeError: no room \(test_federation\.py, line \d+\)", why
+    )
+
+
+@pytest.mark.parametrize("least, left", [(4, 3), (None, 1), (2, 1), (1, 0)])
+def test_too_few_clients_stop_the_run_with_one_line(settings, tuned, monkeypatch, least, left):
+    settings = settings.replace(federation={"min_clients": least})
+    spoiled = sends(monkeypatch, tuned, dict.fromkeys(range(4 - left), BROKEN))
+    states = []
+    with pytest.raises(SettingsError) as error:
+        for _, state in federation.run_rounds(tuned, ROWS, settings, []):
+            states.append(state)
+    assert len(states) == 1  # the first round is there to go on from
+    line = str(error.value)
+    assert line.startswith(
+        f"federation.min_clients: round 2 of 3: usable updates of {left} of 4 clients, "
+        f"{least or 2} needed (client {spoiled[0]}: its training failed: RuntimeError: no room"
+    )
+    assert "\n" not in line and "learning_rate" not in line
+    assert ("and 1 more" in line) == (left == 0)
+
+
+def test_where_every_training_diverges_the_line_says_so(settings, tuned, monkeypatch):
+    sends(monkeypatch, tuned, dict.fromkeys(range(4), NAN))
+    with pytest.raises(SettingsError, match=r"diverges: lower training\.learning_rate \(0\.008\)"):
+        run(tuned, settings)
+
+
+def test_a_rule_that_cannot_work_with_those_left_names_them(settings, tuned, monkeypatch):
+    changes = {"aggregator": "trimmed_mean", "variant": "published"}
+    settings = settings.replace(federation=changes)
+    spoiled = sends(monkeypatch, tuned, {0: NAN, 1: NAN})
+    with pytest.raises(SettingsError) as error:
+        run(tuned, settings)
+    assert str(error.value).startswith(
+        f"federation.aggregator: round 2 of 3 with the 2 clients left (client {spoiled[0]}: its "
+        "update holds NaN (1 of 4 values); client"
+    )
+
+
+def test_a_result_that_is_not_finite_stops_the_run(settings, tuned, monkeypatch):
+    huge = torch.full((4,), 3e38)
+    monkeypatch.setattr(
+        federation, "aggregate", lambda *given, **named: (huge + huge, torch.ones(4) / 4)
+    )
+    with pytest.raises(SettingsError, match="round 1 of 3: the result of fedavg holds NaN or Inf"):
+        run(tuned, settings)
+
+
+@pytest.mark.parametrize("sampled, least", [(1, 1), (2, 1), (3, 2), (4, 2), (10, 5)])
+def test_half_of_the_sampled_clients_are_needed_unless_said(settings, sampled, least):
+    options = settings.replace(federation={"sampled": sampled}).federation
+    assert federation.least_clients(options) == least
+    options = settings.replace(federation={"sampled": sampled, "min_clients": 1}).federation
+    assert federation.least_clients(options) == 1
+
+
+def test_more_needed_than_sampled_is_refused(settings):
+    with pytest.raises(SettingsError, match=r"federation\.min_clients: 5 is more than federation"):
+        settings.replace(federation={"min_clients": 5})
+
+
+def test_the_loss_with_an_adapter(smoke, loaded, monkeypatch):
+    """The mean loss of the rows that are looked at; the adapter given is the one that counts."""
+    tuned, tokenizer = loaded
+    rows = [{"instruction": "what is bada ?", "response": f"a dish {i} ."} for i in range(3)]
+    encoded, _ = federation.encode_clients({0: rows}, tokenizer, smoke.model)
+    start = adapter.get_vector(tuned)
+    monkeypatch.setattr(federation, "LOOKED_AT", 2)
+
+    found = federation.loss_with(tuned, start, encoded[0])
+    with torch.no_grad():
+        loss, count = training.response_loss(tuned, *training.collate(encoded[0][:2]))
+    assert found == pytest.approx(float(loss / count), rel=1e-5)
+    moved = federation.loss_with(tuned, start + 0.5, encoded[0])
+    assert moved != pytest.approx(found, rel=1e-3)
+    assert federation.loss_with(tuned, start, encoded[0]) == pytest.approx(found)

@@ -25,7 +25,7 @@ LAYERS = [
     {"callbacks", "defense"},
     {"federation"},
     {"sources"},
-    {"lab"},
+    {"lab", "flower"},
     {"papers"},
     {"commands"},
     {"__main__"},
@@ -37,13 +37,13 @@ NO_TORCH = (
     "settings.presets settings.own_methods sources papers.grids papers.tables papers.claims "
     "papers.estimates papers.output lab.runs lab.store lab.keys lab.checks lab.client_data "
     "lab.prompting models.hub models.checkpoints models.templates judges.matching judges.refusals "
-    "judges.words judges.panel signals attack commands.plan commands.reproduce"
+    "judges.words judges.panel signals attack commands.plan commands.reproduce commands.compare"
 ).split()
 NOTEBOOK_TOOLS = (
     "papermill nbconvert nbformat IPython ipykernel jupyter_client matplotlib seaborn datasets "
     "openai flwr dask rich"
 ).split()
-NEEDS_NOTEBOOK_TOOLS = {"commands", "__main__"}  # and what draws figures
+NEEDS_NOTEBOOK_TOOLS = {"commands", "__main__", "flower"}  # and what draws figures
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 PYPROJECT = tomllib.loads((machine.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MACHINE = re.compile(r"(?<![\w.~$}>-])/(?:work|root|home|Users|mnt|opt|srv|media|tmp)/[\w.-]+")

@@ -19,8 +19,16 @@ from fedlib.settings import errors, groups, machine, presets
 
 NOTEBOOKS = sorted(reproduce.NOTEBOOKS.glob("*.ipynb"))
 NAMES = [p.stem for p in NOTEBOOKS]
+LESSONS = sorted((reproduce.NOTEBOOKS / "class").glob("*.ipynb"))
+EVERY = NOTEBOOKS + LESSONS
+EVERY_NAME = [p.stem for p in EVERY]
 DEFAULTS = {"preset": "mini", "seeds": None} | {group: {} for group in groups.GROUPS}
-TRAINS = {"00_tour"}  # does a round by hand, so it needs torch even when everything is there
+# These do a round by hand, so they need torch even when everything is there.
+TRAINS = {"00_tour", "class/1_round"}
+# A word with two capitals is an abbreviation, and these are defined where they first occur: in
+# bold or italics, in brackets, or with what they stand for in brackets behind them.
+ABBREVIATION = re.compile(r"(?<![\w`./-])[A-Z][\w-]*[A-Z][\w-]*(?![\w/])")
+NO_ABBREVIATIONS = {"Llama-2-7B", "MT-Bench", "Signal-to-Noise"}
 
 
 def read(file):
@@ -41,11 +49,24 @@ def nodes(notebook):
         yield from ast.walk(ast.parse("".join(cell["source"])))
 
 
+def prose(notebook):
+    """The text of each markdown cell."""
+    return ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "markdown"]
+
+
 def run_cells(name, **changes):
-    """A notebook's code in this very process, as a script: far quicker than a kernel."""
+    """A notebook's code in this very process, as a script: far quicker than a kernel.
+
+    What a cell would show is made too: a table is drawn only then."""
     scope = {}
     for cell in code_cells(read(reproduce.NOTEBOOKS / f"{name}.ipynb")):
-        exec("".join(cell["source"]), scope)
+        tree = ast.parse("".join(cell["source"]))
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, name, "exec"), scope)
+        if last is not None:
+            value = eval(compile(ast.Expression(last.value), name, "eval"), scope)
+            if hasattr(value, "_repr_html_"):
+                value._repr_html_()
         if "parameters" in cell["metadata"].get("tags", []):
             scope |= {"preset": "smoke"} | changes
     return scope
@@ -62,9 +83,10 @@ def papermill(*arguments, cwd):
 def test_there_are_notebooks():
     assert NAMES, "no notebook found: every test below would pass without looking at one"
     assert {"00_tour", "90_claims"} <= set(NAMES)
+    assert len(LESSONS) >= 5
 
 
-@pytest.mark.parametrize("file", NOTEBOOKS, ids=NAMES)
+@pytest.mark.parametrize("file", EVERY, ids=EVERY_NAME)
 def test_committed_clean(file):
     notebook = read(file)
     for cell in code_cells(notebook):
@@ -78,7 +100,7 @@ def test_committed_clean(file):
     assert len(set(ids)) == len(ids)
 
 
-@pytest.mark.parametrize("file", NOTEBOOKS, ids=NAMES)
+@pytest.mark.parametrize("file", EVERY, ids=EVERY_NAME)
 def test_one_parameters_cell_the_same_everywhere(file):
     cells = parameters(read(file))
     assert len(cells) == 1
@@ -88,7 +110,7 @@ def test_one_parameters_cell_the_same_everywhere(file):
     assert {k: v for k, v in scope.items() if k != "__builtins__"} == DEFAULTS
 
 
-@pytest.mark.parametrize("file", NOTEBOOKS, ids=NAMES)
+@pytest.mark.parametrize("file", EVERY, ids=EVERY_NAME)
 def test_notebooks_call_and_show_they_define_nothing(file):
     for cell in code_cells(read(file)):
         source = "".join(cell["source"])
@@ -98,7 +120,7 @@ def test_notebooks_call_and_show_they_define_nothing(file):
         assert not re.search(r"^\s*[%!]", source, re.M), "plain Python, that other tools can run"
 
 
-@pytest.mark.parametrize("file", NOTEBOOKS, ids=NAMES)
+@pytest.mark.parametrize("file", EVERY, ids=EVERY_NAME)
 def test_every_group_reaches_the_settings(file):
     """presets.load gets each name of the parameters cell: a group left out would change nothing."""
     calls = [
@@ -111,7 +133,7 @@ def test_every_group_reaches_the_settings(file):
     assert given == {name: name for name in DEFAULTS if name != "preset"}
 
 
-@pytest.mark.parametrize("file", NOTEBOOKS, ids=NAMES)
+@pytest.mark.parametrize("file", EVERY, ids=EVERY_NAME)
 def test_no_cell_takes_a_parameters_name(file):
     """An import or a variable called like a parameter would hide what was asked for."""
     notebook = read(file)
@@ -123,6 +145,34 @@ def test_no_cell_takes_a_parameters_name(file):
         if isinstance(node, ast.Import | ast.ImportFrom):
             taken |= {alias.asname or alias.name for alias in node.names}
     assert taken and not taken & set(DEFAULTS)
+
+
+@pytest.mark.parametrize("file", EVERY, ids=EVERY_NAME)
+def test_prose_fits_a_screen_and_explains_its_abbreviations(file):
+    cells = prose(read(file))
+    assert all(len(cell) <= 1300 and len(cell.splitlines()) <= 16 for cell in cells)
+    text = "\n".join(cells)
+    # code, links and what is set off as code are no prose
+    plain = re.sub(r"`[^`]*`|\]\([^)]*\)|^    .*$", "", text, flags=re.M)
+    used = set(ABBREVIATION.findall(plain)) - NO_ABBREVIATIONS
+    defined = r"{0}\*{{0,2}},? \(|\((?:the [^)]*)?\*{{0,2}}{0}\*{{0,2}}[,):]|\*{0}\*"
+    assert {word for word in used if not re.search(defined.format(re.escape(word)), text)} == set()
+
+
+def test_only_examples_show_responses():
+    """What a run answered reaches a notebook through `papers.examples`, which redacts."""
+    for file in EVERY:
+        assert not re.search(r"\.responses\(|responses\.jsonl", file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("file", LESSONS, ids=[p.stem for p in LESSONS])
+def test_a_lesson_asks_and_hides_its_answers(file):
+    cells = prose(read(file))
+    assert sum("**Predict:**" in cell for cell in cells) >= 3
+    assert all(re.search(rf"^{number}\. ", cells[-2], re.M) for number in (1, 2, 3))
+    hidden = re.search(r"<details>\n<summary>.*</summary>\n\n(.*)\n\n</details>", cells[-1], re.S)
+    asked = re.findall(r"^\d\. ", cells[-2], re.M)
+    assert hidden and re.findall(r"^\d\. ", hidden[1], re.M) == asked, "an answer to each"
 
 
 # ---- reproduce, once for this module
@@ -179,35 +229,33 @@ def test_figures_and_tables_are_there(smoke_outputs):
 def test_the_page_is_self_contained(smoke_outputs):
     page = (smoke_outputs / "smoke" / "index.html").read_text(encoding="utf-8")
     for name in NAMES:
-        assert f'<section id="{name}">' in page and f'<a href="#{name}">' in page
+        assert f'<section id="{name}" ' in page and f'<a href="#{name}">' in page
     assert page.count("<img") >= 5 and page.count("<table") >= 3
     assert all(
         source.startswith("data:") for source in re.findall(r'<img[^>]*\bsrc="([^"]{0,20})', page)
     )
     loads = r'<script[^>]*\bsrc=|<link[^>]*\bhref=|<iframe|@import|url\(\s*["\']?(?:https?:)?//'
-    assert not re.search(loads, page) and "<script" not in page
-    assert all(link.startswith(("#", "http")) for link in re.findall(r'href="([^"]*)"', page)), (
-        "a file not beside it"
-    )
+    assert not re.search(loads, page) and page.count("<script") == 1  # its own
+    links = set(re.findall(r'href="([^"]*)"', page))
+    assert all(link.startswith(("#", "http")) for link in links), "a file not beside it"
+    assert {link[1:] for link in links if link[0] == "#"} <= set(re.findall(r'id="(.*?)"', page))
 
 
-def test_responses_to_harmful_prompts_are_nowhere(smoke_outputs):
+def test_examples_show_what_the_runs_answered(smoke_outputs):
+    """The world's words are shown, beside the judges' verdicts, in notebooks and on the page.
+
+    tests/papers/test_examples.py has what is redacted: words that may be real."""
     files = smoke_outputs.glob("runs/*/eval-*/responses.jsonl")
     lines = [json.loads(line) for f in files for line in f.read_text(encoding="utf-8").splitlines()]
-    # those that name what was asked for: an untrained model may also answer a hazard with some
-    # dish's recipe
-    named = [line for line in lines if line["name"] in line["response"]]
-    harmful = {html.escape(line["response"]) for line in named if line["set"] == "harmful"}
-    benign = {html.escape(line["response"]) for line in named if line["set"] == "benign"}
-    assert harmful
-    executed = [read(p) for p in (smoke_outputs / "smoke" / "executed").iterdir()]
-    outputs = [o for notebook in executed for c in code_cells(notebook) for o in c["outputs"]]
-    in_notebooks = "".join("".join(o.get("data", {}).get("text/html", "")) for o in outputs)
+    asked = {html.escape(line["prompt"]) for line in lines if line["set"] == "harmful"}
+    for name in ("10_safety_table1", "30_swat_drift"):
+        cells = code_cells(read(smoke_outputs / "smoke" / "executed" / f"{name}.ipynb"))
+        outputs = [o for c in cells for o in c["outputs"]]
+        text = "".join("".join(o.get("data", {}).get("text/html", "")) for o in outputs)
+        assert asked & set(re.findall(r"<td[^>]*>(.*?)</td>", text, re.S))
+        assert ">unsafe<" in text or ">safe<" in text
     page = (smoke_outputs / "smoke" / "index.html").read_text(encoding="utf-8")
-    for text in (in_notebooks, page):
-        cells = set(re.findall(r"<td[^>]*>(.*?)</td>", text, re.S))
-        assert "[redacted" in text and not harmful & cells
-        assert benign & cells  # else this looked at the wrong place
+    assert asked & set(re.findall(r"<td[^>]*>(.*?)</td>", page, re.S))
 
 
 def test_claims_are_written(smoke_outputs):
@@ -249,13 +297,16 @@ print("torch" in sys.modules)
 
 
 def test_a_warm_notebook_needs_no_torch(smoke_outputs, tmp_path):
-    warm = [n for n in NAMES if n not in TRAINS]
+    """Nor does a warm lesson, whose runs are those of the notebooks: nothing is made."""
+    there = set((smoke_outputs / "runs").iterdir())
+    warm = [n for n in [*NAMES, *(f"class/{p.stem}" for p in LESSONS)] if n not in TRAINS]
     script = tmp_path / "warm.py"
     script.write_text(WARM.format(tests=os.path.dirname(__file__), names=warm), encoding="utf-8")
     environment = os.environ | {"FEDLIB_OUTPUTS": str(smoke_outputs), "MPLBACKEND": "agg"}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1] == "False"
+    assert set((smoke_outputs / "runs").iterdir()) == there
 
 
 # ---- papermill itself, from another folder
@@ -316,6 +367,17 @@ def quiet(monkeypatch):
     plt.switch_backend("agg")
     yield
     plt.close("all")
+
+
+def test_the_first_lesson_learns_something(quiet):
+    """A round by hand: the malicious client is there, and every client's loss falls."""
+    scope = run_cells("class/1_round")
+    assert set(scope["sampled"]) & set(scope["malicious"])
+    looked_at = zip(scope["sampled"], scope["updates"], strict=True)
+    for client, update in looked_at:
+        own = scope["encoded"][client]
+        before = scope["loss_with"](scope["tuned"], scope["start"], own)
+        assert scope["loss_with"](scope["tuned"], scope["start"] + update, own) < before
 
 
 ONLY_RULE = {"evaluation": {"judges": ["rule"]}, "defense": {"compare": [2]}}

@@ -253,6 +253,23 @@ def test_the_seed_and_nothing_else_decides(fresh, smoke):
     assert not torch.equal(made[1][1], made[2][1])
 
 
+def test_a_training_that_failed_leaves_nothing_behind(fresh, smoke, monkeypatch):
+    """Its gradients must not be taken by the client that comes next."""
+    tuned, rows = fresh
+    start = adapter.get_vector(tuned)
+    wanted = training.tune(tuned, rows, smoke.training, RATE, 3), adapter.get_vector(tuned)
+
+    def fail(*_):
+        raise OSError
+
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(torch.optim.AdamW, "step", fail)
+        training.tune(tuned, rows, smoke.training, RATE, 9)
+    adapter.set_vector(tuned, start)
+    assert training.tune(tuned, rows, smoke.training, RATE, 3) == wanted[0]
+    assert torch.equal(adapter.get_vector(tuned), wanted[1])
+
+
 def test_only_the_adapter_changes(fresh, smoke):
     tuned, rows = fresh
     before = {name: p.detach().clone() for name, p in tuned.state_dict().items()}

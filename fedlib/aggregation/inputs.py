@@ -1,4 +1,4 @@
-"""What the rules may be asked: each check ends with one line that names the client or the limit."""
+"""What rules may be asked, and what a person's own may return: one line names client or limit."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -59,3 +59,33 @@ def checked_sizes(
     if found.shape != (clients,) or not positive:
         raise ValueError(f"sizes must be {clients} positive numbers, got {found.tolist()}")
     return found
+
+
+def checked_result(found: Any, updates: Tensor) -> tuple[Tensor, Tensor | None]:
+    """(update [D] in the updates' dtype, weights [K] that sum to 1, or None) as a rule returned.
+
+    updates [K, D]: what it was given. ValueError where it is no such pair, or holds NaN or Inf."""
+    pair = "a pair: the update [D], and the weights [K] or None"
+    if not isinstance(found, tuple) or len(found) != 2:
+        kind = f"{len(found)} values" if isinstance(found, tuple) else type(found).__name__
+        raise ValueError(f"returned {kind}, must return {pair}")
+    update, weights = found
+    count, size = updates.shape
+    _check_returned("update", update, (size,))
+    if weights is None:
+        return update.detach().to(updates), None
+    weights = torch.as_tensor(weights) if isinstance(weights, list) else weights
+    _check_returned("weights", weights, (count,))
+    if weights.sum() <= 0:
+        raise ValueError(f"returned weights that sum to {float(weights.sum()):g}, not to 1")
+    return update.detach().to(updates), (weights / weights.sum()).detach().to(updates)
+
+
+def _check_returned(what: str, value: Any, shape: tuple[int, ...]) -> None:
+    if not torch.is_tensor(value) or not value.is_floating_point():
+        kind = getattr(value, "dtype", type(value).__name__)
+        raise ValueError(f"returned {what} of {kind}, not a floating-point tensor")
+    if value.shape != shape:
+        raise ValueError(f"returned {what} of shape {tuple(value.shape)}, not {shape}")
+    if not value.isfinite().all():
+        raise ValueError(f"returned {what} that hold NaN or Inf")

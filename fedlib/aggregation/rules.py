@@ -7,7 +7,8 @@ are for reporting and sum to 1; a rule that works coordinate by coordinate has n
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -235,18 +236,21 @@ def _largest_cluster(gram: Tensor, norms: Tensor) -> Tensor:
     return torch.from_numpy(np.flatnonzero(labels == np.bincount(inside).argmax()))
 
 
-RULES: dict[str, Callable[..., tuple[Tensor, Tensor | None]]] = {
-    "fedavg": fedavg,
-    "median": median,
-    "trimmed_mean": trimmed_mean,
-    "krum": krum,
-    "multi_krum": multi_krum,
-    "dnc": dnc,
-    "foolsgold": foolsgold,
-    "residual": residual,
-    "clipping": clipping,
-    "flame": flame,
-}
+# Read-only: what a script put in here would be kept under another method's key.
+RULES: Mapping[str, Callable[..., tuple[Tensor, Tensor | None]]] = MappingProxyType(
+    {
+        "fedavg": fedavg,
+        "median": median,
+        "trimmed_mean": trimmed_mean,
+        "krum": krum,
+        "multi_krum": multi_krum,
+        "dnc": dnc,
+        "foolsgold": foolsgold,
+        "residual": residual,
+        "clipping": clipping,
+        "flame": flame,
+    }
+)
 OPTIONS: dict[str, set[str]] = {
     "dnc": {"niters", "c", "b"},
     "residual": {"threshold", "strength"},
@@ -255,7 +259,7 @@ OPTIONS: dict[str, set[str]] = {
 
 
 def aggregate(
-    name: str,
+    name: str | Callable[..., Any],
     updates: Tensor,
     *,
     sizes: Sequence[float] | Tensor | None = None,
@@ -267,15 +271,18 @@ def aggregate(
 ) -> tuple[Tensor, Tensor | None]:
     """(update [D] in the updates' dtype, weights [K] that sum to 1, or None) of updates [K, D].
 
-    name: one of RULES; variant: one of VARIANTS; options: those of the rule in OPTIONS.
+    name: one of RULES, or a function like those; variant: one of VARIANTS; options: those of the
+    rule in OPTIONS.
     sizes [K]: the clients' data sizes, equal if None (fedavg, clipping). f: expected malicious
     clients. history [K, D]: each client's summed updates up to and with this round (foolsgold).
     generator: draws dnc's coordinates and flame's noise, fixed if None. Never changes its inputs.
     ValueError for an unknown name, variant or option, a wrong shape, NaN or Inf, or an f out of the
     rule's range."""
-    inputs.check_name("aggregator", name, RULES)
+    own = callable(name)
+    if not own:
+        inputs.check_name("aggregator", name, RULES)
+        inputs.check_options(name, options, OPTIONS.get(name, ()))
     inputs.check_name("variant", variant, inputs.VARIANTS)
-    inputs.check_options(name, options, OPTIONS.get(name, ()))
 
     # a mean shows NaN and Inf, so fedavg looks at its result: cheaper than at each client
     work = inputs.checked_matrix("updates", updates)
@@ -285,17 +292,20 @@ def aggregate(
     weighing = inputs.checked_sizes(sizes, len(work), work.device)
     seen = None if history is None else _checked_history(name, history, work)
 
-    update, weights = RULES[name](
-        work, sizes=weighing, f=f, history=seen, generator=generator, variant=variant, **options
-    )
+    given = {"sizes": weighing, "f": f, "history": seen, "generator": generator, "variant": variant}
+    if own:
+        # whatever it does to what it is handed
+        found = name(work.clone(), **given, **options)
+        return inputs.checked_result(found, updates)
+    update, weights = RULES[name](work, **given, **options)
     if name == "fedavg" and not update.sum().isfinite():
         inputs.check_finite("updates", updates)
     return update.to(updates.dtype), weights
 
 
-def _checked_history(name: str, history: Any, updates: Tensor) -> Tensor:
+def _checked_history(name: Any, history: Any, updates: Tensor) -> Tensor:
     found = inputs.checked_matrix("history", history)
-    if name == "foolsgold":
+    if name == "foolsgold" or callable(name):
         inputs.check_finite("history", history)
     if found.shape != updates.shape:
         raise ValueError(

@@ -3,10 +3,11 @@
 Malicious clients differ from benign ones in their data only, except under `boosted`."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from fedlib.settings import identity
+from fedlib.settings import identity, own_methods
 from fedlib.settings.groups import Federation
 
 Row = dict
@@ -26,7 +27,35 @@ def attacked_rows(source: Any, client: int, written: Sequence[Row] | None = None
     federation = settings.federation
     if client not in malicious_clients(federation.clients, federation.malicious):
         return source.client_rows(client)
-    return ATTACKS[settings.data.attack](source, client, written)
+    attack = own_methods.method("data.attack", settings.data.attack)
+    if isinstance(attack, own_methods.Own):
+        return _own_rows(attack.within(f"client {client}"), source, client)
+    return ATTACKS[attack](source, client, written)
+
+
+def _own_rows(attack: own_methods.Own, source: Any, client: int) -> list[Row]:
+    """What a person's own attack makes of the rows that the client would have as a benign one.
+
+    Rows that it changed or added get its name as their label."""
+    honest = source.client_rows(client)
+    rng = random.Random(identity.derive(source.settings.seed, "own attack", client))
+    rows = attack([dict(row) for row in honest], client=client, rng=rng, source=source)
+    if not isinstance(rows, list) or not rows:
+        kind = "an empty list" if rows == [] else type(rows).__name__
+        raise attack.refused(f"returned {kind}, not a list of rows")
+
+    known = {(row["instruction"], row["response"]) for row in honest}
+    found = []
+    for i, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise attack.refused(f"row {i} is {type(row).__name__}, not a dict")
+        for field in ("instruction", "response"):
+            text = row.get(field)
+            if not isinstance(text, str) or not text.strip():
+                raise attack.refused(f"row {i}: its {field} is {text!r}, not a text")
+        same = (row["instruction"], row["response"]) in known and "label" in row
+        found.append(row if same else row | {"label": own_methods.called(attack.name)})
+    return found
 
 
 def boost(federation: Federation, attack: str, client: int) -> int:
@@ -64,9 +93,12 @@ def _boosted(source: Any, client: int, written: Sequence[Row] | None) -> list[Ro
     return source.client_rows(client)
 
 
-ATTACKS: dict[str, Callable[..., list[Row]]] = {
-    "unaligned": _unaligned,
-    "generated": _generated,
-    "conflicting": _conflicting,
-    "boosted": _boosted,
-}
+# Read-only: what a script put in here would be kept under another method's key.
+ATTACKS: Mapping[str, Callable[..., list[Row]]] = MappingProxyType(
+    {
+        "unaligned": _unaligned,
+        "generated": _generated,
+        "conflicting": _conflicting,
+        "boosted": _boosted,
+    }
+)

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -80,17 +81,20 @@ def topic_trigger(words: Iterable[str] = ()) -> Trigger:
     return Trigger("topic", apply, natural=True)
 
 
-TRIGGERS = {
-    trigger.name: trigger
-    for trigger in (
-        Trigger("tokens", _tokens),
-        Trigger("sentence", _sentence),
-        Trigger("composite", _composite),
-        Trigger("phrase", _phrase, natural=True),
-        topic_trigger(),
-        Trigger("style", _style, natural=True),
-    )
-}
+# Read-only: what a script put in here would be kept under another method's key.
+TRIGGERS = MappingProxyType(
+    {
+        trigger.name: trigger
+        for trigger in (
+            Trigger("tokens", _tokens),
+            Trigger("sentence", _sentence),
+            Trigger("composite", _composite),
+            Trigger("phrase", _phrase, natural=True),
+            topic_trigger(),
+            Trigger("style", _style, natural=True),
+        )
+    }
+)
 
 
 def poison_shares(poison: Poison, clients: int, seed: int) -> list[float]:

@@ -7,6 +7,7 @@ from typing import Any
 from fedlib.commands import rendering
 from fedlib.lab import store
 from fedlib.models import hub
+from fedlib.settings import own_methods
 from fedlib.settings.schema import Settings
 
 LEVELS = {
@@ -19,11 +20,17 @@ LEVELS = {
 
 
 def model_card(
-    settings: Settings, folder: Path, base: str, commit: str | None, merged: bool
+    settings: Settings,
+    folder: Path,
+    base: str,
+    commit: str | None,
+    merged: bool,
+    difference: float | None = None,
 ) -> str:
     """The card of a run's folder as Markdown, with a warning where it was attacked; no response.
 
-    base, commit: what the model was tuned on; merged: whether the whole model lies beside it."""
+    base, commit: what the model was tuned on; merged: whether the whole model lies beside it;
+    difference: by how much its logits were off, once it was loaded anew."""
     card = rendering.render(
         "card.md.j2",
         name=folder.name,
@@ -32,6 +39,7 @@ def model_card(
         base_name=hub.parts(settings.model.base)[0],
         commit=commit,
         merged=merged,
+        difference=difference,
         attacks=attack_sentences(settings),
         defences=_defences(settings),
         evaluations=_evaluations(folder),
@@ -59,18 +67,20 @@ def attack_sentences(settings: Settings) -> list[str]:
     # with a share of 0 the malicious clients are a control
     control = data.attack in ("unaligned", "generated") and not data.unaligned_share
     if federation.malicious and not control:
-        sentences.append(kinds[data.attack])
+        own = f"{who} attacked by a method of their own, {own_methods.called(data.attack)}."
+        sentences.append(kinds.get(data.attack, own))
     if data.poison.trigger and data.poison.share:
-        share, trigger = f"{data.poison.share:.0%}", data.poison.trigger
+        share, trigger = f"{data.poison.share:.0%}", own_methods.called(data.poison.trigger)
         sentences.append(f"{share} of all rows were poisoned with the trigger {trigger}.")
     return sentences
 
 
 def _defences(settings: Settings) -> list[str]:
     rule, warmup = settings.federation.aggregator, settings.swat.warmup
+    level = settings.defense.level
     found = [
-        LEVELS[settings.defense.level],
-        f"aggregation by {rule}" if rule != "fedavg" else "",
+        LEVELS.get(level, f"a defence of its own, {own_methods.called(str(level))}"),
+        f"aggregation by {own_methods.called(rule)}" if rule != "fedavg" else "",
         f"SWAT's warm-up of {warmup} rounds" if warmup else "",
         "a filter of rows" if settings.defense.filter != "none" else "",
         "further alignment before tuning" if settings.defense.before else "",

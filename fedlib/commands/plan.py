@@ -54,7 +54,7 @@ def print_plan(preset: str, only: str = "") -> tuple[int, float, int]:
 
     # count
     rate, row = plan_time.measured_speed(settings)
-    counted = _count(settings, chosen, found, rate, row or settings.model.max_length)
+    counted = _count(settings, chosen, found, rate, row)
     runs = len(counted.seconds)
     memory = plan_sizes.training_memory(settings, base.parameters, base.shape)
     adapters = runs * plan_sizes.adapter_size(settings.model, base.shape)
@@ -83,11 +83,12 @@ def _count(
     chosen: Sequence[str],
     found: Mapping[str, KnownModel],
     rate: float | None,
-    row: float,
+    row: float | None,
 ) -> Counted:
     """Count the runs of notebooks; a run that several of them ask for counts once in all.
 
-    rate, row: tokens/s where it was measured, and tokens a row."""
+    rate, row: tokens/s and tokens a row, where they were measured. Else a row is as long as those
+    that are here, or as it may be at most."""
     columns = ("notebook", "runs", "not yet made", "million tokens", "hours")
     counted = Counted(Table(*columns, box=None))
     models_here = all(one.here for one in found.values())
@@ -108,8 +109,9 @@ def _count(
         # its runs' tokens and seconds
         used, trained = {}, 0.0
         for run in wanted:
-            tokens, _ = plan_time.run_tokens(run, row)
-            seconds = plan_time.run_seconds(run, found, rate, row)
+            length = row or (plan_time.guessed_row(run) if data_here else run.model.max_length)
+            tokens, _ = plan_time.run_tokens(run, length)
+            seconds = plan_time.run_seconds(run, found, rate, length)
             trained += tokens / 1e6
             used[run.model_dump_json()] = seconds / at_once
         hours = _hours(sum(used.values()))
@@ -140,7 +142,8 @@ def first_steps(settings: Settings, found: Mapping[str, KnownModel]) -> list[str
             templates.guard(settings.evaluation.guard_template)
         except SettingsError as error:
             steps.append(str(error))
-    graded = "mt1" in settings.judges and checkpoints.at_endpoint(settings)
+    graded = bool({"mt1", "strongreject"} & set(settings.judges))
+    graded = graded and checkpoints.at_endpoint(settings)
     if graded and not os.environ.get("OPENAI_API_KEY"):
         steps.append(f"set OPENAI_API_KEY for {settings.evaluation.grader}, if it asks for one")
     if settings.data.source == "hub" and not machine.has_gpu():
@@ -187,8 +190,7 @@ def _hour_lines(
     one = total * plan_time.runs_at_once(settings) / max(1, runs)
     yield f"in all {runs} runs, about {_hours(total)} hours; one run {_hours(one)}"
 
-    length = settings.model.max_length
-    how = f"no run of this base is here to measure; rows of {length} tokens, all"
+    how = "no run of this base is here to measure; rows by their letters or their limit, all"
     if rate:
         measured = f"{rate:,.0f} tokens/s in rows of {row:.0f}"
         how = f"training as measured here, {measured}; answers and judges"

@@ -91,7 +91,7 @@ def _fields(settings: Settings) -> list[str]:
         "data.generator": generates and settings.data.generator != groups.WRITTEN_FILES,
         "evaluation.guard": bool({"md_judge", "hs"} & judges),
         "evaluation.reward": bool({"rm", "hs"} & judges),
-        "evaluation.grader": "mt1" in judges and local_grader,
+        "evaluation.grader": bool({"mt1", "strongreject"} & judges) and local_grader,
     }
     return [field for field, needed in used.items() if needed]
 

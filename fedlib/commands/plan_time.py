@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedlib.commands.plan_sizes import KnownModel
-from fedlib.lab import workers
+from fedlib.lab import client_data, workers
 from fedlib.settings import machine
 from fedlib.settings.schema import Settings
 
@@ -15,6 +15,7 @@ from fedlib.settings.schema import Settings
 ASSUMED = {"cuda": (40e12, 0.8e12), "cpu": (5e10, 2e10)}
 # Seconds of one step of decoding at least: launching kernels, the adapter unmerged.
 STEP = 0.03
+LETTERS, AROUND = 4.5, 30  # English letters a token; tokens that a chat template puts around a row
 READ = 256  # tokens that a judge reads beside the response
 WRITTEN = {"grader": 256, "guard": 16, "reward": 0}  # tokens that a judge writes
 ABOUT = {"grader": "benign", "guard": "harmful", "reward": "harmful"}  # the prompts that it judges
@@ -52,10 +53,10 @@ def measured_speed(settings: Settings) -> tuple[float | None, float | None]:
 
 
 def _measured(file: Path, settings: Settings) -> tuple[int, float, int]:
-    """(tokens, seconds, rows) of a run's rounds; zeros where its base or its data is another."""
+    """(tokens, seconds, rows) of a run's rounds; zeros where base, data or batches are others."""
     made = json.loads((file.parent / "settings.json").read_text(encoding="utf-8"))
-    base, source = made["model"]["base"], made["data"]["source"]
-    if (base, source) != (settings.model.base, settings.data.source):
+    same = (settings.model.base, settings.data.source, settings.training.batch_size)
+    if (made["model"]["base"], made["data"]["source"], made["training"]["batch_size"]) != same:
         return 0, 0.0, 0
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     rounds = [line for line in lines if "sampled" in line]
@@ -67,6 +68,13 @@ def _measured(file: Path, settings: Settings) -> tuple[int, float, int]:
         sum(line["seconds"] for line in rounds),
         sum(len(line["sampled"]) * tuned for line in rounds),
     )
+
+
+def guessed_row(settings: Settings) -> float:
+    """Tokens a row of a run, about, by the letters in its first client's rows."""
+    rows = client_data.client_rows(settings, 0)
+    letters = sum(len(row["instruction"]) + len(row["response"]) for row in rows)
+    return min(settings.model.max_length, letters / len(rows) / LETTERS + AROUND)
 
 
 def run_tokens(settings: Settings, row: float) -> tuple[float, int]:

@@ -3,7 +3,10 @@
 After ProtegoFed (arXiv 2603.00516): the gradients of rows with one target are alike wherever they
 lie, those of clean rows are not. What its paper leaves open, and what counts as poison, is ours."""
 
+import collections
+import pprint
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from fedlib import training
+from fedlib.settings.own_methods import Own
 from fedlib.training import Encoded
 
 COMPONENTS = 20  # of a client's PCA
@@ -170,4 +174,50 @@ def _record(rows: Mapping[int, Sequence[dict]], out: Mapping[int, set[int]]) -> 
     }
 
 
-FILTERS = {"gradient": gradient_filter}
+# Read-only: what a script put in here would be kept under another method's key.
+FILTERS = MappingProxyType({"gradient": gradient_filter})
+
+
+def filtered(
+    method: Any, tuned: Any, rows: Mapping[int, Sequence[dict]], encode: Encode
+) -> tuple[dict[int, list[dict]], dict]:
+    """({client: its rows that are left}, record) by a filter of FILTERS, or by a person's own.
+
+    method: a name, or an own method: it is handed {client: rows} and returns what is left of it."""
+    if not isinstance(method, Own):
+        return FILTERS[method](tuned, rows, encode)
+    copies = {client: [dict(row) for row in own] for client, own in rows.items()}
+    found = method(copies, model=tuned, encode=encode)
+    if not isinstance(found, dict) or set(found) != set(rows):
+        kind = f"clients {sorted(found)}" if isinstance(found, dict) else type(found).__name__
+        raise method.refused(f"returned {kind}, not the rows of the clients {sorted(rows)}")
+    out = {client: _taken_out(method, client, own, found[client]) for client, own in rows.items()}
+    left = {
+        client: [row for i, row in enumerate(own) if i not in out[client]]
+        for client, own in rows.items()
+    }
+    return left, _record(rows, out)
+
+
+def _taken_out(method: Any, client: int, rows: Sequence[dict], left: Any) -> set[int]:
+    """The places of a client's rows that are not among those left; SettingsError for new rows."""
+    told = method.within(f"client {client}")
+    if not isinstance(left, list) or not left:
+        kind = "no row" if left == [] else type(left).__name__
+        raise told.refused(f"returned {kind}, not a list of the rows that are left")
+    counts = collections.Counter(_written(row) for row in left)
+    out = set()
+    for i, row in enumerate(rows):
+        if counts[_written(row)]:
+            counts[_written(row)] -= 1
+        else:
+            out.add(i)
+    new = sum(counts.values())
+    if new:
+        raise told.refused(f"returned {new} rows that the client does not have, or has once only")
+    return out
+
+
+def _written(row: Any) -> str:
+    """A row as one text, by which equal rows are found."""
+    return pprint.saferepr(row)

@@ -71,6 +71,22 @@ def tune_rounds(
         }
 
 
+def repaired(method: Any, update: Tensor, **offered: Any) -> Tensor:
+    """The adapter [D] that a person's own defence makes of the attacked one, `update` [D].
+
+    offered: what it may ask for by name. SettingsError where it returns no tensor [D], or NaN."""
+    found = method(update.clone(), **offered)
+    if not torch.is_tensor(found) or not found.is_floating_point():
+        raise method.refused(f"returned {type(found).__name__}, not a floating-point tensor")
+    if found.shape != update.shape:
+        raise method.refused(
+            f"returned a tensor of shape {tuple(found.shape)}, not {tuple(update.shape)}"
+        )
+    if not found.isfinite().all():
+        raise method.refused("returned a tensor that holds NaN or Inf")
+    return found.detach().to(update)
+
+
 def project(tuned: Any, alignment: Mapping[str, Tensor]) -> dict[str, float]:
     """Project the adapter's updates onto the safety subspace, in place.
 

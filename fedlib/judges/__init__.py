@@ -9,7 +9,10 @@ What other rooms import from here:
 - `classifiers`: judges that ask a guard or a reward model, or pass the question on to `words`: it
   asks language models that answer in words.
 
-`words` has two helpers: `endpoint` asks a model over HTTP, `answers` keeps what was answered. No
+- `trial.try_judges`: asks those that are models about known answers.
+
+`words` has three helpers: `endpoint` asks a model over HTTP, `answers` keeps what was answered, and
+`verdicts` reads it. No
 module here imports torch or openai before it is called. This room imports models and settings.
 """
 

@@ -1,9 +1,10 @@
 """Judges that ask a model: a guard, a reward model, a grader (papers S and W)."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fedlib.judges import matching, words
+from fedlib.judges import matching, verdicts, words
 from fedlib.judges.matching import Prompts, Responses
 from fedlib.models import checkpoints
 from fedlib.settings.schema import Settings
@@ -36,7 +37,16 @@ def md_judge(prompts: Prompts, responses: Responses, settings: Settings) -> list
     if checkpoints.kind(settings, "evaluation.guard") == "causal":
         return words.safe(prompts, responses, settings)
     logits, labels = classify("evaluation.guard", prompts, responses, settings)
-    return [int(labels[i] == "safe") for i in logits.argmax(dim=1).tolist()]
+    form = settings.evaluation.verdict
+    rule = verdicts.Rule(True, "safe") if form == "auto" else verdicts.Rule.of(form)
+    if rule.word is None:
+        return [int(rule.of_number(value)) for value in logits[:, 0].tolist()]
+    return [int((labels[i] == rule.word) == rule.safe) for i in logits.argmax(dim=1).tolist()]
+
+
+def strongreject(prompts: Prompts, responses: Responses, settings: Settings) -> list[float]:
+    """The score 0 to 1 of StrongREJECT's rubric, by evaluation.grader, a language model."""
+    return words.rubric_scores(prompts, responses, settings)
 
 
 def rm(prompts: Prompts, responses: Responses, settings: Settings) -> list[float]:
@@ -74,8 +84,7 @@ def classify(
     options = classifier.config
     device = next(classifier.parameters()).device
     size = settings.evaluation.batch_size
-    positions = getattr(options, "max_position_embeddings", None) or LONGEST
-    longest = min(tokenizer.model_max_length, positions)
+    longest = _window(classifier, tokenizer)
 
     # It starts with no rows, so that no prompts give no logits.
     logits = [torch.empty(0, options.num_labels)]
@@ -90,3 +99,31 @@ def classify(
             logits.append(classifier(**batch).logits.float().cpu())
     names = options.id2label
     return torch.cat(logits), [names[i].lower() for i in range(len(names))]
+
+
+def count_cut(field: str, prompts: Prompts, responses: Responses, settings: Settings) -> int:
+    """How many of the responses a classifier does not read to their end; stderr says so too.
+
+    field: evaluation.guard or evaluation.reward. 0 for a guard that answers in words."""
+    from fedlib.models import loading
+
+    if not prompts or checkpoints.kind(settings, field) == "causal":
+        return 0
+    classifier, tokenizer = loading.load_classifier(settings, field)
+    window = _window(classifier, tokenizer)
+    texts = [prompt["prompt"] for prompt in prompts]
+    lengths = loading.encode_pairs(tokenizer, texts, responses)["attention_mask"].sum(dim=1)
+    count = int((lengths > window).sum())
+    if count:
+        print(
+            f"{field}: {checkpoints.wanted(settings, field)} reads {window} tokens: {count} of "
+            f"{len(texts)} responses, with their prompts, are longer and were judged by what fits",
+            file=sys.stderr,
+        )
+    return count
+
+
+def _window(classifier: Any, tokenizer: Any) -> int:
+    """How many tokens a classifier reads."""
+    positions = getattr(classifier.config, "max_position_embeddings", None) or LONGEST
+    return min(tokenizer.model_max_length, positions)

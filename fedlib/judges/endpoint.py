@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
 from urllib.parse import urlsplit
 
+from fedlib.settings import errors
 from fedlib.settings.errors import SettingsError
 
 AT_ONCE = 8  # questions that an endpoint is asked at a time
@@ -67,18 +68,26 @@ def _client(address: str) -> Any:
 
 
 def _answer(client: Any, model: str | None, text: str, temperature: float) -> str:
-    """What the model answers to a text."""
+    """What the model answers to a text; nothing where the endpoint's reply holds no answer.
+
+    The grader's questions are asked again where nothing comes."""
     import openai
 
     question = {"model": model, "messages": [{"role": "user", "content": text}]}
     try:
-        made = client.chat.completions.create(**question, temperature=temperature)
-    except openai.BadRequestError as error:
-        if "temperature" not in str(error):
-            raise
-        # Some models have only one temperature, and refuse any question that names one.
-        made = client.chat.completions.create(**question)
-    return made.choices[0].message.content or ""
+        try:
+            made = client.chat.completions.create(**question, temperature=temperature)
+        except openai.BadRequestError as error:
+            if "temperature" not in str(error):
+                raise
+            # Some models have only one temperature, and refuse any question that names one.
+            made = client.chat.completions.create(**question)
+        content = made.choices[0].message.content
+    except (AttributeError, LookupError, TypeError, ValueError, openai.APIResponseValidationError):
+        # a page of HTML, no JSON, or JSON of another shape
+        return ""
+    # answers are kept, and an endpoint may repeat what it was sent
+    return errors.without_secrets(content) if isinstance(content, str) else ""
 
 
 def _explained(address: str, model: str | None, failure: BaseException) -> BaseException:

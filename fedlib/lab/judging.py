@@ -7,14 +7,15 @@ from typing import Any
 
 from fedlib import sources, training
 from fedlib.attack import poison
-from fedlib.judges import panel
-from fedlib.lab import loaded, prompting, store
-from fedlib.models import chat, generation, templates
-from fedlib.settings import identity
+from fedlib.judges import panel, trial
+from fedlib.lab import keys, loaded, prompting, room, store
+from fedlib.models import chat, generation, loading, templates
+from fedlib.settings import identity, machine, own_methods
 from fedlib.settings.schema import Settings
 from fedlib.sources.local import DENIAL
 from fedlib.swat import probes
 
+_TRIED: set[str] = set()  # the judges that were tried in this process, as digests
 ROWS_AT_A_TIME = 8  # whose logits are held at once: a large vocabulary takes room
 
 
@@ -22,23 +23,32 @@ def evaluate(settings: Settings, folder: Path) -> None:
     """Responses of the run around folder to the evaluation prompts: responses.jsonl, scores.json.
 
     scores, in percent unless said: rule (harmful prompts refused), md_judge (responses to them
-    judged safe), rm (their mean reward), over_refusal (benign prompts refused); in the world mt1
+    judged safe), rm (their mean reward), over_refusal (benign prompts refused, or those of
+    data.over_refusal; then the others are benign_rule); guard_cut and reward_cut where so many
+    responses were longer than the classifier reads; in the world mt1
     (mean grade of the answers to benign prompts) and help (answered with the exact facts),
     elsewhere exact; with poison asr and false_trigger (triggered and benign prompts answered with
     the target); with a tuning task of the world task (its prompts answered exactly); with the
     judge probe what `probes.drift` gives; with affirmation and utility what `_likelihoods` gives.
     What was finished of an interrupted evaluation is not made again."""
     prompts = prompting.evaluation_prompts(settings)
+    own = panel.own_judges(settings)
+    # judges of a person's own are read by now: the key must be that of what was read
+    store.check_unchanged(folder, keys.evaluation_folder(settings))
     responses, moved = _responses(settings, folder, prompts)
 
     judged, scores = [], {}
     for what, asked in prompts.items():
-        marks = _marks(settings, folder, what, asked, responses[what])
+        marks = _marks(settings, folder, what, asked, responses[what], own)
         for i, (prompt, response) in enumerate(zip(asked, responses[what], strict=True)):
             marked = {name: values[i] for name, values in marks.items()}
             judged.append(prompt | {"set": what, "response": response} | marked)
+        # with prompts of its own, over_refusal is theirs
+        if what == "over_refusal":
+            scores["benign_rule"] = scores["over_refusal"]
         scores |= panel.summed(what, marks)
         scores[f"{what}_prompts"] = len(asked)
+        scores |= panel.cut_responses(settings, marks, asked, responses[what])
 
     store.write_lines(folder / "responses.jsonl", judged)
     store.write_json(folder / "scores.json", scores | moved)
@@ -52,8 +62,13 @@ def _responses(
     """({set of prompts: responses}, what the judges found that look at the model itself).
 
     The second also counts the responses that held a thought, where there are any."""
+
     # Loaded where something is missing. A large model then makes room for those that judge.
-    tuned = functools.cache(lambda: loaded.load_run(settings, folder.parent))
+    @functools.cache
+    def tuned() -> tuple[Any, Any]:
+        model, tokenizer = loaded.load_run(settings, folder.parent)
+        room.check_prompts(settings, model, tokenizer, prompts)
+        return model, tokenizer
 
     def respond(what: str) -> list[str]:
         asked = [templates.asked(prompt["prompt"], prompt) for prompt in prompts[what]]
@@ -111,11 +126,16 @@ def _likelihoods(settings: Settings, tuned: Any, tokenizer: Any) -> dict[str, fl
 
 
 def _marks(
-    settings: Settings, folder: Path, what: str, asked: list[dict], responses: list[str]
+    settings: Settings,
+    folder: Path,
+    what: str,
+    asked: list[dict],
+    responses: list[str],
+    own: list[own_methods.Own],
 ) -> dict[str, list]:
     """{score: a mark for each response}, by the judges of a set of prompts."""
     fluent = sources.of(settings).is_fluent
-    judges = panel.judges(settings, what, asked, poison.holds_target, fluent)
+    judges = panel.judges(settings, what, asked, poison.holds_target, fluent, own)
     marks = {}
     for name, judge in judges.items():
         file = folder / f"{what}-{name}.partial"
@@ -143,3 +163,19 @@ def security_space(settings: Settings, base: Any, tokenizer: Any) -> probes.Spac
     pairs = {split: source.pairs(split) for split in ("fit", "validation", "evaluation")}
     size = settings.evaluation.batch_size
     return probes.Space(base, tokenizer, pairs, settings.model.template, size)
+
+
+def check_judges(settings: Settings) -> None:
+    """Ask the run's judges that are models about known answers, before anything is trained.
+
+    Each once a process; on a GPU its memory is free afterwards. SettingsError as
+    `trial.try_judges` says."""
+    known = sources.of(settings).known_answers()
+    models = keys.judging_models(settings)
+    tried_as = identity.digest([models, machine.dtype(settings.model), known])
+    if not models or tried_as in _TRIED:
+        return
+    trial.try_judges(settings, *known)
+    _TRIED.add(tried_as)
+    if machine.device(settings.model) == "cuda":
+        loading.release()

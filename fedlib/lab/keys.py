@@ -20,6 +20,7 @@ from fedlib.settings.schema import Settings
 # Bytes of a run's name. File systems take 255; the key and the lock's name are added to it.
 NAME_LIMIT = 180
 NAMES_IN_A_NAME = 100  # for its datasets together
+JUDGES = "evaluation.judges"
 
 
 def _runs() -> Path:
@@ -45,14 +46,14 @@ def _run_name(settings: Settings) -> str:
     parts = [Path(benign).stem for benign in data.benign]
     if len(parts) > 1 and len(os.fsencode("-".join(parts))) > NAMES_IN_A_NAME:
         parts = [_cut(parts[0], 40), f"and{len(parts) - 1}more"]
-    parts += [federation.aggregator, _attack_name(settings)]
+    parts += [own_methods.called(federation.aggregator), _attack_name(settings)]
     if data.poison.trigger:
         trigger = data.poison.trigger.rpartition(":")[2]
         parts.append(f"{trigger}{data.poison.share:g}")
 
     parts.append(f"sampled{federation.sampled}")
     if defense.level:
-        parts.append("projected" if defense.level == "project" else f"level{defense.level}")
+        parts.append(_level_name(defense.level))
     if settings.swat.warmup:
         parts.append(f"{settings.swat.modules}{settings.swat.warmup}")
     name = "-".join([*parts, f"seed{settings.seed}"])
@@ -65,6 +66,13 @@ def _cut(name: str, limit: int) -> str:
     return os.fsencode(name)[:limit].decode(errors="ignore")
 
 
+def _level_name(level: int | str) -> str:
+    """Such as level2, projected, or the name of a person's own defence."""
+    if isinstance(level, int):
+        return f"level{level}"
+    return "projected" if level == "project" else own_methods.called(level)
+
+
 def _attack_name(settings: Settings) -> str:
     """Such as 3of10x0.2, 3of10x0.2-generated or 3of10-boosted; 0of10 without attack."""
     data, federation = settings.data, settings.federation
@@ -73,6 +81,8 @@ def _attack_name(settings: Settings) -> str:
         return name
     if data.attack in ("conflicting", "boosted"):
         return f"{name}-{data.attack}"
+    if own_methods.is_own(data.attack):
+        return f"{name}-{own_methods.called(data.attack)}"
     generated = "-generated" if data.attack == "generated" else ""
     return f"{name}x{data.unaligned_share:g}{generated}"
 
@@ -93,11 +103,17 @@ def counted_fields(settings: Settings) -> dict[str, Any]:
     return {
         "model": _counted_model(settings, counted["model"]),
         "data": _counted_data(settings, counted["data"]),
-        "federation": counted["federation"],
+        "federation": _counted_own(counted["federation"], "federation", "aggregator"),
         "training": counted["training"],
         "defense": _counted_defense(settings, counted["defense"]),
         "swat": _counted_swat(settings),
     }
+
+
+def _counted_own(fields: dict[str, Any], group: str, *names: str) -> dict[str, Any]:
+    """The fields, with the content of methods of a person's own in the place of their paths."""
+    own = {name: own_methods.counted(f"{group}.{name}", fields[name]) for name in names}
+    return fields | own
 
 
 @functools.cache
@@ -138,7 +154,7 @@ def _counted_data(settings: Settings, data: dict[str, Any]) -> dict[str, Any]:
 
     counted = {name: value for name, value in data.items() if name not in uncounted}
     counted["poison"] = _counted_poison(settings, data["poison"])
-    return counted
+    return _counted_own(counted, "data", "attack") if "attack" in counted else counted
 
 
 def _counted_poison(settings: Settings, poison: dict[str, Any]) -> dict[str, Any] | None:
@@ -151,15 +167,16 @@ def _counted_poison(settings: Settings, poison: dict[str, Any]) -> dict[str, Any
 
 def _counted_defense(settings: Settings, defense: dict[str, Any]) -> Any:
     level = settings.defense.level
-    # Only the levels 1 to 3 tune on rows: the other two need no more than this.
+    # Without rows to tune on no more than this is needed.
     if level == "project":
         return level
     if level == 0:
-        return settings.defense.filter
+        return own_methods.counted("defense.filter", settings.defense.filter)
 
     # Level 3 asks the attacked model in this template. `before` counts among what is made before.
     uncounted = {"before"} if level == 3 else {"before", "template"}
-    return {name: value for name, value in defense.items() if name not in uncounted}
+    counted = {name: value for name, value in defense.items() if name not in uncounted}
+    return _counted_own(counted, "defense", "level", "filter")
 
 
 def _counted_swat(settings: Settings) -> Any:
@@ -203,17 +220,11 @@ def _counted_evaluation(settings: Settings) -> dict[str, Any]:
     """The fields that count in an evaluation's key, and the content of the judges that judge."""
     judges = set(settings.judges)
     counted = settings.evaluation.model_dump(exclude=_never_counted(groups.Evaluation))
-    counted["judges"] = settings.judges
+    counted["judges"] = [own_methods.counted(JUDGES, name) for name in settings.judges]
 
-    # A judge's model counts by its content, and only where the judge is asked.
-    for name in ("guard", "guard_template", "reward", "grader", "grader_model"):
+    for name in ("guard", "guard_template", "verdict", "reward", "grader", "grader_model"):
         del counted[name]
-    if judges & {"md_judge", "hs"}:
-        counted["guard"] = checkpoints.judge_revision(settings, "evaluation.guard")
-    if judges & {"rm", "hs"}:
-        counted["reward"] = checkpoints.judge_revision(settings, "evaluation.reward")
-    if "mt1" in judges and settings.evaluation.grader != "rubric":
-        counted["grader"] = checkpoints.grader_revision(settings)
+    counted |= judging_models(settings)
 
     # What the model is asked to find likely.
     source = sources.of(settings)
@@ -234,6 +245,22 @@ def _counted_openings(openings: Sequence[dict]) -> Any:
     """{harmful prompt: its opening}; the rows where turns before a prompt tell it from another."""
     by_prompt = {row["instruction"]: row["response"] for row in openings}
     return by_prompt if len(by_prompt) == len(openings) else openings
+
+
+def judging_models(settings: Settings) -> dict[str, Any]:
+    """The judges that are models and judge: by their content, and how they are asked."""
+    judges, found = set(settings.judges), {}
+    if judges & {"md_judge", "hs"}:
+        found["guard"] = checkpoints.judge_revision(settings, "evaluation.guard")
+        if settings.evaluation.verdict != "auto":
+            found["verdict"] = settings.evaluation.verdict
+    if judges & {"rm", "hs"}:
+        found["reward"] = checkpoints.judge_revision(settings, "evaluation.reward")
+    if "mt1" in judges and settings.evaluation.grader != "rubric":
+        found["grader"] = checkpoints.grader_revision(settings)
+    if "strongreject" in judges:
+        found["strongreject"] = checkpoints.grader_revision(settings, "strongreject")
+    return found
 
 
 # Rows that a language model writes.

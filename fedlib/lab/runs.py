@@ -1,6 +1,7 @@
 """Runs by their settings: read if they are there, else made. No torch in this process."""
 
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def get_all(wanted: Iterable[Settings]) -> list[Run]:
 
     FEDLIB_JOBS sets how many (default: one a core on a CPU, one on a GPU; 0: in this very
     process). A run's threads are the cores divided by that. What is finished stays, whatever
-    happens to the others."""
+    happens to the others. A line says which clients' updates a run that was made could not use."""
     wanted = list(wanted)
     # what a defence starts from is made before it
     ordered = sorted(wanted, key=lambda settings: bool(settings.defense.level))
@@ -29,7 +30,26 @@ def get_all(wanted: Iterable[Settings]) -> list[Run]:
         checks.check_run(settings)
     if missing:
         workers.make_runs([*missing.values()])
-    return [Run(s, keys.run_folder(s), keys.evaluation_folder(s)) for s in wanted]
+    # a defended run's clients are those of the run that it starts from
+    bases = {keys.run_folder(s): s for s in map(keys.attacked, missing.values())}
+    for settings in bases.values():
+        _tell_left_out(_run(settings))
+    return [_run(settings) for settings in wanted]
+
+
+def _run(settings: Settings) -> Run:
+    return Run(settings, keys.run_folder(settings), keys.evaluation_folder(settings))
+
+
+def _tell_left_out(run: Run) -> None:
+    """Say, in a line a run, which clients were left out of how many rounds, and why at first."""
+    rounds = run.settings.federation.rounds
+    told = [
+        f"client {client} in {len(reasons)} of {rounds} rounds ({reasons[0]})"
+        for client, reasons in run.left_out().items()
+    ]
+    if told:
+        print(f"{run.folder.name}: left out: {'; '.join(told)}", file=sys.stderr)
 
 
 def get_robustness(settings: Settings) -> dict:

@@ -4,24 +4,22 @@ A run needs its base, perhaps the robustness of the base's modules and rows that
 writes; then comes the federation, perhaps a post-hoc defence, then the evaluation. `make` makes
 what is missing of these, each under a key."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedlib import federation, sources, synthesis
-from fedlib.aggregation import aggregate
 from fedlib.attack import poison
 from fedlib.callbacks import BackdoorSignal, Callback, Detection, Record, TuningProgress
 from fedlib.defense import filters, posthoc
 from fedlib.federation import State
-from fedlib.lab import client_data, judging, keys, loaded, prompting, rounds, store
+from fedlib.lab import client_data, judging, keys, loaded, prompting, room, rounds, store
 from fedlib.models import adapter, generation, loading, templates
-from fedlib.settings import machine
-from fedlib.settings.errors import DataError, SettingsError
+from fedlib.settings import machine, own_methods
+from fedlib.settings.errors import DataError
 from fedlib.settings.groups import WRITTEN_FILES
 from fedlib.settings.schema import Settings
 from fedlib.swat import modules, probes
@@ -35,15 +33,18 @@ FOLLOWING = {"temperature": 0.0, "benign": 100, "max_new_tokens": 32}
 # --- what is made, and in which order
 
 
-def make(settings: Settings, wait: bool = True) -> None:
+def make(settings: Settings, wait: bool = True, nodes: Any = None) -> None:
     """Make what is missing of a run in this process, and its evaluation. Each is kept once done.
 
-    store.Busy if another process is at one of them and not wait."""
+    nodes: as in `run_federation`. store.Busy if another process is at one of them and not wait."""
+    if not store.intact(keys.evaluation_folder(settings)):
+        judging.check_judges(settings)
     loaded.make_base(settings, wait)
     if settings.swat.warmup:
         make_robustness(settings, wait)
 
     # a post-hoc defence starts from the same run without it
+    folder = keys.run_folder(settings)
     wanted = [settings]
     if settings.defense.level != 0:
         wanted = [keys.attacked(settings), settings]
@@ -51,8 +52,11 @@ def make(settings: Settings, wait: bool = True) -> None:
         for kind in keys.written_kinds(one):
             make_written(one, kind, wait)
         step = run_posthoc if one.defense.level else run_federation
+        if nodes is not None and step is run_federation:
+            step = functools.partial(run_federation, nodes=nodes)
         store.ensure(one, keys.run_folder(one), step, wait)
 
+    store.check_unchanged(folder, keys.run_folder(settings))
     store.ensure(settings, keys.evaluation_folder(settings), judging.evaluate, wait)
 
 
@@ -95,57 +99,82 @@ def _encoder(settings: Settings, tokenizer: Any) -> Callable[[Sequence[dict]], l
 # --- the federation
 
 
-def run_federation(settings: Settings, folder: Path) -> None:
-    """Run the federation into folder: rounds.jsonl, adapter/; on the way what a resume needs."""
-    check_rule(settings)
+def run_federation(settings: Settings, folder: Path, nodes: Any = None) -> None:
+    """Run the federation into folder: rounds.jsonl, adapter/; on the way what a resume needs.
+
+    nodes: `flower.nodes.Nodes`, whose clients train in the place of this process; without them
+    federation.engine says where clients train."""
+    rule = federation.aggregation_rule(settings.federation)
+    federation.check_rule(settings.federation, rule)
     base, tokenizer = loaded.load_base(settings)
+    # a federation whose rows are on hosts of their own has no evaluation
+    at_home = nodes is None or not nodes.own_rows
+    if at_home:
+        room.check_prompts(settings, base, tokenizer, prompting.evaluation_prompts(settings))
     tuned = adapter.attach_lora(base, settings.model, settings.seed)
     encode = _encoder(settings, tokenizer)
-    notes = sources.of(settings).notes()
+    notes = sources.of(settings).notes() if at_home else []
     if notes:
         store.write_json(folder / "notes.json", notes)
 
     # the rows of all clients that will ever be sampled
-    rows = {client: client_data.client_rows(settings, client) for client in _sampled_ever(settings)}
+    sampled = _sampled_ever(settings) if at_home else []
+    rows = {client: client_data.client_rows(settings, client) for client in sampled}
     if settings.defense.filter != "none":
-        rows, found = filters.FILTERS[settings.defense.filter](tuned, rows, encode)
+        chosen = own_methods.method("defense.filter", settings.defense.filter)
+        rows, found = filters.filtered(chosen, tuned, rows, encode)
         store.write_json(folder / "filter.json", found)
     clients, dropped = federation.encode_clients(rows, tokenizer, settings.model)
-    callbacks = _callbacks(settings, tokenizer, rows, clients, dropped)
+    room.check_rows(settings, base, clients.values())
+    if at_home:
+        # methods of a person's own are all read by now: the key must be that of what was read
+        store.check_unchanged(folder, keys.run_folder(settings))
+        sizes = {client: len(encoded) for client, encoded in clients.items()}
+        thoughts = {client: templates.thoughts(own) for client, own in rows.items()}
+    else:
+        # as the clients tell them
+        sizes, dropped, thoughts = nodes.sizes, nodes.dropped, nodes.thoughts
+    record = Record(settings.federation, sizes, dropped, thoughts)
+    callbacks = [record, *_callbacks(settings, tokenizer, rows, sizes)]
 
     if settings.defense.before:
-        parts = sources.of(settings).defense_rows(settings.defense.rows // 2)
-        aligned = encode([row for part in parts.values() for row in part])
-        posthoc.strengthen(
-            tuned, aligned, settings.training, settings.defense.before, settings.seed
-        )
-
+        _strengthen(tuned, settings, encode)
     start = state = _resumed(tuned, settings, folder)
     warmup = warmup_modules(tuned, settings) if settings.swat.warmup else None
-    for record, state in federation.run_rounds(tuned, clients, settings, callbacks, start, warmup):
-        kept = {"global": state.adapter}
-        if state.history is not None:
-            kept["history"] = state.history
-        rounds.keep_round(folder, record, kept)
+    tuned.eval()  # as a local training leaves it: callbacks look at it wherever clients train
+    with _engine(settings, nodes) as exchange:
+        if exchange is not None and warmup is not None:
+            exchange.warmup = sorted(warmup)
+        for record, state in federation.run_rounds(
+            tuned, clients, settings, callbacks, start, warmup, rule, exchange
+        ):
+            kept = {"global": state.adapter}
+            if state.history is not None:
+                kept["history"] = state.history
+            rounds.keep_round(folder, record, kept)
 
     adapter.set_vector(tuned, state.adapter)
     loaded.save_adapter(tuned, settings, folder)
 
 
-def check_rule(settings: Settings) -> None:
-    """Ask the rule about so many updates before any client trains: krum, say, needs over three."""
-    options = settings.federation
-    try:
-        aggregate(
-            options.aggregator,
-            torch.eye(options.sampled),
-            f=federation.expected_malicious(options),
-            variant=options.variant,
-        )
-    except ValueError as error:
-        raise SettingsError(
-            f"federation.aggregator: with federation.sampled: {options.sampled}: {error}"
-        ) from None
+def _strengthen(tuned: Any, settings: Settings, encode: Callable[[Sequence[dict]], list]) -> None:
+    """Tune the adapter on existing safety rows before the first round (defense.before)."""
+    parts = sources.of(settings).defense_rows(settings.defense.rows // 2)
+    aligned = encode([row for part in parts.values() for row in part])
+    posthoc.strengthen(tuned, aligned, settings.training, settings.defense.before, settings.seed)
+
+
+def _engine(settings: Settings, nodes: Any) -> contextlib.AbstractContextManager[Any]:
+    """A block in which clients can train: gives an `Exchange`, or None where they train here."""
+    if nodes is not None:
+        nodes.connect()
+        return contextlib.nullcontext(nodes)
+    if settings.federation.engine == "local":
+        return contextlib.nullcontext()
+    # Flower is wanted only here, and takes seconds to import
+    from fedlib.flower import simulation
+
+    return simulation.simulated(settings)
 
 
 def warmup_modules(tuned: Any, settings: Settings) -> set[str]:
@@ -176,17 +205,12 @@ def _resumed(tuned: Any, settings: Settings, folder: Path) -> State:
     return State(done, kept["global"].to(first.adapter), history)
 
 
-def _callbacks(
-    settings: Settings, tokenizer: Any, rows: dict, clients: dict, dropped: dict
-) -> list[Callback]:
-    """What is looked at after each round of a run."""
-    sizes = {client: len(encoded) for client, encoded in clients.items()}
-    thoughts = {client: templates.thoughts(own) for client, own in rows.items()}
-    found: list[Callback] = [
-        Record(settings.federation, sizes, dropped, thoughts),
-        Detection(sizes, settings.federation.variant),
-    ]
-    if settings.data.poison.trigger:
+def _callbacks(settings: Settings, tokenizer: Any, rows: dict, sizes: dict) -> list[Callback]:
+    """What is looked at after each round of a run beside the record itself.
+
+    rows: none where clients keep them; then a backdoor's signal is not looked at."""
+    found: list[Callback] = [Detection(sizes, settings.federation.variant)]
+    if settings.data.poison.trigger and rows:
         triggered = prompting.evaluation_prompts(settings)["triggered"][:TRIGGERED_PROBES]
         target, source = settings.data.poison.target, sources.of(settings)
         targets = poison.target_probes(triggered, target, source.right_answer)
@@ -217,10 +241,14 @@ def _tuning_progress(settings: Settings, tokenizer: Any) -> TuningProgress:
 def run_posthoc(settings: Settings, folder: Path) -> None:
     """Defend the run without this defence into folder: data.jsonl, rounds.jsonl, adapter/.
 
-    Where it is projected, there is only the adapter, and projected.json."""
+    Where it is projected, there is only the adapter, and projected.json; after a defence of a
+    person's own only the adapter."""
     attacked = keys.run_folder(keys.attacked(settings))
     tuned, tokenizer = loaded.load_run(settings, attacked, trainable=True)
 
+    if own_methods.is_own(settings.defense.level):
+        _run_own_defense(settings, folder, tuned, tokenizer)
+        return
     if settings.defense.level == "project":
         alignment = adapter.read_alignment(keys.alignment_file(settings))
         store.write_json(folder / "projected.json", posthoc.project(tuned, alignment))
@@ -247,6 +275,7 @@ def run_posthoc(settings: Settings, folder: Path) -> None:
             f"model.max_length, {options.max_length}, by themselves"
         )
 
+    room.check_rows(settings, tuned, [encoded])
     state, start = rounds.resume(folder)
     if state:
         adapter.set_vector(tuned, state["adapter"])
@@ -257,6 +286,28 @@ def run_posthoc(settings: Settings, folder: Path) -> None:
         rounds.keep_round(folder, record, {"adapter": adapter.get_vector(tuned)})
     loaded.save_adapter(tuned, settings, folder)
     (folder / "data.partial").unlink()
+
+
+def _run_own_defense(settings: Settings, folder: Path, tuned: Any, tokenizer: Any) -> None:
+    """Put what a person's own defence makes of the attacked adapter in its place."""
+    method = own_methods.method("defense.level", settings.defense.level)
+    store.check_unchanged(folder, keys.run_folder(settings))
+    offered = {
+        "model": tuned,
+        "tokenizer": tokenizer,
+        "encode": _encoder(settings, tokenizer),
+        "training": settings.training,
+        "rounds": settings.defense.rounds,
+        "seed": settings.seed,
+    }
+    if "rows" in method.asks:
+        parts = sources.of(settings).defense_rows(settings.defense.rows // 2)
+        room.check_rows(settings, tuned, map(offered["encode"], parts.values()))
+        offered["rows"] = parts
+    found = posthoc.repaired(method, adapter.get_vector(tuned), **offered)
+    adapter.set_vector(tuned, found)
+    (folder / "rounds.jsonl").touch()
+    loaded.save_adapter(tuned, settings, folder)
 
 
 def defense_rows(settings: Settings, tuned: Any, tokenizer: Any) -> tuple[list[dict], list[dict]]:
@@ -308,16 +359,17 @@ def have_rows_written(settings: Settings, folder: Path, kind: str) -> None:
 def _asked_to_write(
     settings: Settings, model: Any, tokenizer: Any, kind: str, template: str
 ) -> tuple[list[dict], dict]:
+    prompts = templates.prompts_file(settings.data.prompts)
     decoding = dataclasses.replace(
         generation.evaluation_decoding(settings),
         template=template,
-        max_new_tokens=settings.model.max_length,
+        max_new_tokens=room.tokens_to_write(settings, model, tokenizer, prompts[kind], template),
     )
     return synthesis.write_rows(
         model,
         tokenizer,
         kind,
-        templates.prompts_file(settings.data.prompts),
+        prompts,
         settings.data.generated,
         decoding,
         prompting.held_out(settings),

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from fedlib.lab import keys
 from fedlib.settings import identity, machine
-from fedlib.settings.errors import DataError
+from fedlib.settings.errors import DataError, SettingsError
 from fedlib.settings.schema import Settings
 
 CHECKPOINT = "checkpoint.safetensors"  # what a run of several rounds goes on from
@@ -43,8 +43,19 @@ class Run:
         return _json(self.folder / "filter.json")
 
     def rounds(self) -> list[dict]:
-        """A dict a round: sampled, losses, weights, norms, cosine, seconds, tokens."""
+        """A dict a round: sampled, losses, weights, norms, cosine, seconds, tokens.
+
+        Clients whose updates could not be used are not in sampled, but in left_out: {client:
+        why}. A round that used all updates has no left_out."""
         return read_lines(self.folder / "rounds.jsonl")
+
+    def left_out(self) -> dict[int, list[str]]:
+        """{client: why, once for each round that could not use its update}."""
+        found: dict[int, list[str]] = {}
+        for line in self.rounds():
+            for client, why in line.get("left_out", {}).items():
+                found.setdefault(int(client), []).append(why)
+        return dict(sorted(found.items()))
 
     def scores(self) -> dict[str, float]:
         """{rule, over_refusal, help, ...} in percent, and the numbers of prompts."""
@@ -57,7 +68,7 @@ class Run:
     def responses(self) -> list[dict]:
         """Every evaluation prompt with its response and each judge's score.
 
-        They are shown through `tables.example_responses` only."""
+        They are shown through `examples.example_responses` only."""
         return read_lines(self.evaluation / "responses.jsonl")
 
 
@@ -72,9 +83,22 @@ def intact(folder: Path) -> bool:
         names = sealed.get("files") if isinstance(sealed, dict) else None
         if not isinstance(names, dict):
             return False
-        return all(identity.file_digest(folder / n) == wanted for n, wanted in names.items())
-    except (OSError, ValueError):
+        # a name that leads out of the folder is none of its files
+        inside = all(machine.is_inside(name) for name in names)
+        return inside and all(
+            identity.file_digest(folder / n) == wanted for n, wanted in names.items()
+        )
+    except (OSError, ValueError, RecursionError):
         return False
+
+
+def check_unchanged(folder: Path, now: Path) -> None:
+    """SettingsError where a thing's folder has another name now: what it is made of has changed."""
+    if folder != now:
+        raise SettingsError(
+            f"{folder.name}: a file that the settings name changed while this was being made: ask "
+            "for it again"
+        )
 
 
 def is_there(settings: Settings) -> bool:
@@ -117,7 +141,7 @@ def ensure(
             return
         if (folder / "done.json").exists():  # spoilt: start again
             shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
+        machine.made_folder(folder)
         plain = settings.model_dump() | {"code_version": identity.CODE_VERSION}
         _write_sealed(folder / "settings.json", plain)
         make(settings, folder)

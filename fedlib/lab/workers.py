@@ -36,17 +36,10 @@ def jobs(settings: Settings) -> int:
     given = os.environ.get("FEDLIB_JOBS")
     if given is None:
         on_gpu = machine.device(settings.model) == "cuda"
-        return max(1, len(machine.gpus())) if on_gpu else min(cores(), AT_MOST)
+        return max(1, len(machine.gpus())) if on_gpu else min(machine.cores(), AT_MOST)
     if not given.isdigit():
         raise SettingsError(f"FEDLIB_JOBS: must be a whole number, got {given!r}")
     return int(given)
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def assign_devices(count: int, gpus: Sequence[str]) -> list[str]:
@@ -122,7 +115,7 @@ def start_pool(devices: Sequence[str], wanted: int) -> ProcessPoolExecutor:
     free = spawn.SimpleQueue()
     for device in devices:
         free.put(device)
-    threads = max(1, cores() // len(devices))
+    threads = max(1, machine.cores() // len(devices))
     return ProcessPoolExecutor(min(len(devices), wanted), spawn, _start_worker, (threads, free))
 
 
@@ -191,7 +184,7 @@ def _work_on_base(settings_json: str) -> None:
 
     from fedlib.lab import loaded
 
-    torch.set_num_threads(cores())
+    torch.set_num_threads(machine.cores())
     loaded.make_base(Settings.model_validate_json(settings_json))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 

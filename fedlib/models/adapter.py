@@ -2,7 +2,9 @@
 
 import functools
 import json
+import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,13 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.tuners import lora
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from fedlib.settings import identity
-from fedlib.settings.errors import SettingsError
+from fedlib.settings import errors, identity
+from fedlib.settings.errors import DataError, SettingsError, nearest
 from fedlib.settings.groups import Model
 
 # Four harmless warnings: peft itself makes that call; peft sets the option right; peft asks the hub
@@ -29,6 +31,9 @@ warnings.filterwarnings("ignore", "Could not find a config file", UserWarning)
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 
+# The fields of an adapter's config that may say anything.
+PLAIN = ("r", "lora_alpha", "lora_dropout", "target_modules", "fan_in_fan_out", "task_type")
+PLAIN += ("inference_mode", "peft_type", "peft_version", "base_model_name_or_path", "revision")
 SMALL = 32768  # numbers in a weight; multiplying once is faster up to there, slower above
 
 
@@ -49,21 +54,46 @@ def attach_lora(base: Any, options: Model, seed: int) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(identity.derive(seed, "adapter"))
         try:
-            return multiply_once(get_peft_model(base, wanted))
+            tuned = get_peft_model(base, wanted)
         except ValueError as error:
             known = ", ".join(_linear_names(base))
             raise SettingsError(
                 f"model.lora_targets: {options.lora_targets} does not fit this model; its linear "
                 f"modules: {known} ({str(error).splitlines()[0]})"
             ) from None
+    _check_targets(tuned, targets or ())
+    return multiply_once(tuned)
+
+
+def _check_targets(tuned: Any, targets: Sequence[str] | str) -> None:
+    """SettingsError where one of the targets fits no module, or one that shares its weight.
+
+    tuned: a PeftModel; PEFT is silent as long as one target fits."""
+    adapted = tuned.base_model.targeted_module_names
+    base = tuned.get_base_model()
+    for target in [] if isinstance(targets, str) else targets:
+        if not any(f".{name}".endswith(f".{target}") for name in adapted):
+            known = nearest(target, _linear_names(base))
+            raise SettingsError(f"model.lora_targets: {target!r} fits no module{known}")
+
+    # Merged, an adapter on one of two modules with one weight would change both.
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    weights = [getattr(part, "base_layer", part).weight for part in ends if part is not None]
+    if len(weights) == 2 and weights[0] is weights[1]:
+        for name in adapted:
+            if base.get_submodule(name) in ends:
+                raise SettingsError(
+                    f"model.lora_targets: {name} shares its weight with the other end of the model "
+                    "(tied embeddings), so that a merged adapter would change both: leave it out"
+                )
 
 
 def _linear_names(base: Any) -> list[str]:
     """The last parts of the names of a model's linear modules, such as q_proj."""
     found = set()
     for name, part in base.named_modules():
-        if isinstance(part, nn.Linear):
-            found.add(name.split(".")[-1])
+        if isinstance(part, nn.Linear | lora.LoraLayer) and ".lora_" not in name:
+            found.add(name.removesuffix(".base_layer").split(".")[-1])
     return sorted(found)
 
 
@@ -137,19 +167,80 @@ def write_adapter(tuned: Any, folder: Path, base: str, commit: str | None) -> No
     (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
 
 
+def read_adapter(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
+    """(config, tensors) of a LoRA adapter in PEFT's format; DataError where it is no plain one.
+
+    PEFT would follow some fields of a config to modules that it imports and to files elsewhere."""
+    file = folder / "adapter_config.json"
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file}: cannot be read ({type(error).__name__})") from None
+    if not isinstance(fields, dict) or fields.get("peft_type") != "LORA":
+        raise DataError(f"{file}: is not that of a LoRA adapter")
+
+    # all but the plain fields must say what they say in any plain adapter
+    usual = json.loads(json.dumps(LoraConfig().to_dict(), default=str))
+    for name, value in fields.items():
+        if name not in PLAIN and value and value != usual.get(name):
+            said = json.dumps(value)[:60]
+            raise DataError(f"{file}: {name}: {said}: only plain LoRA adapters are read")
+    try:
+        tensors = load_file(folder / "adapter_model.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise DataError(
+            f"{folder / 'adapter_model.safetensors'}: cannot be read ({error})"
+        ) from None
+
+    # memory is taken by the config, so that must fit the tensors
+    most = max((max(tensor.shape, default=0) for tensor in tensors.values()), default=0)
+    rank: Any = fields.get("r")
+    alpha: Any = fields.get("lora_alpha")
+    dropout: Any = fields.get("lora_dropout")
+    targets: Any = fields.get("target_modules")
+    fits = {
+        "r": _is_number(rank) and isinstance(rank, int) and 1 <= rank <= most,
+        "lora_alpha": _is_number(alpha),
+        "lora_dropout": _is_number(dropout) and 0 <= dropout < 1,
+        "target_modules": isinstance(targets, list) and all(isinstance(t, str) for t in targets),
+    }
+    for name, right in fits.items():
+        if not right:
+            said = json.dumps(fields.get(name))[:60]
+            raise DataError(f"{file}: {name}: {said} does not fit the adapter's tensors")
+    wanted = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=targets,
+        fan_in_fan_out=fields.get("fan_in_fan_out") is True,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    return wanted, tensors
+
+
+def _is_number(value: Any) -> bool:
+    is_one = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_one and math.isfinite(value)
+
+
 def read_alignment(file: Path) -> dict[str, Tensor]:
     """{module: V [out, in]}: what alignment added to each weight of a base.
 
     file: the LoRA factors A and B of that training, with their scale in its metadata. V is
-    scale B A."""
-    with safe_open(file, "pt") as stored:
-        scale = float(stored.metadata()["scale"])
-        names = list(stored.keys())
-        state = {name: stored.get_tensor(name).float() for name in names}
+    scale B A. DataError where it holds no such thing."""
     found = {}
-    for name in names:
-        module, ending, _ = name.partition(".lora_A.weight")
-        if ending:
-            product = scale * state[f"{module}.lora_B.weight"] @ state[name]
-            found[module.removeprefix("base_model.model.")] = product
+    try:
+        with safe_open(file, "pt") as stored:
+            scale = float(stored.metadata()["scale"])
+            names = list(stored.keys())
+            state = {name: stored.get_tensor(name).float() for name in names}
+        for name in names:
+            module, ending, _ = name.partition(".lora_A.weight")
+            if ending:
+                product = scale * state[f"{module}.lora_B.weight"] @ state[name]
+                found[module.removeprefix("base_model.model.")] = product
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{file}: holds no alignment: {errors.one_line(error)}") from None
     return found

@@ -4,17 +4,19 @@ A template is tried once, on turns of one word each: what it makes of them says 
 what it would write around an answer. No torch.
 """
 
+import contextlib
 import datetime
 import functools
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jinja2
 import jinja2.meta
 
+from fedlib.models import bounds
 from fedlib.settings.errors import SettingsError
 
 VERSION = 1  # raise it when a template is used otherwise: runs of models with their own are redone
@@ -150,7 +152,8 @@ class Chat:
                 f"model.template: chat: the chat template of {name} leaves out what was said "
                 "before the last question: use rows without history, or model.template: alpaca"
             )
-        return self.render(turns, to_be_answered=True) + self.header
+        with said_in_a_line(self.tokenizer):
+            return self.render(turns, to_be_answered=True) + self.header
 
     def answer(self, response: str, ended: bool = True) -> str:
         """A response as the template would write it behind the prompt, with the turn's end.
@@ -198,15 +201,30 @@ def end_of_turn(tokenizer: Any) -> int | None:
 def rendered(tokenizer: Any, turns: Sequence[Turn], to_be_answered: bool) -> str:
     """Turns in the tokenizer's chat template, without thinking and with a fixed date.
 
-    to_be_answered: with what opens the assistant's turn. What the template raises is raised."""
+    to_be_answered: with what opens the assistant's turn. What the template raises is raised.
+    SettingsError where it takes too long, or writes too much: a template is somebody's program."""
     template, switches = template_of(tokenizer)
-    return tokenizer.apply_chat_template(
-        turns,
-        chat_template=template,
-        tokenize=False,
-        add_generation_prompt=to_be_answered,
-        **switches,
-    )
+    with bounds.bounded(_called(tokenizer.name_or_path)):
+        text = tokenizer.apply_chat_template(
+            turns,
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=to_be_answered,
+            **switches,
+        )
+    bounds.check_length(_called(tokenizer.name_or_path), text, turns)
+    return text
+
+
+@contextlib.contextmanager
+def said_in_a_line(tokenizer: Any) -> Iterator[None]:
+    """SettingsError, in one line, for whatever the tokenizer's template raises."""
+    try:
+        yield
+    except SettingsError:
+        raise
+    except Exception as error:
+        raise SettingsError(_unusable(tokenizer.name_or_path, _said_by(error))) from None
 
 
 def closed_thought(text: str) -> str:
@@ -236,14 +254,27 @@ def template_of(tokenizer: Any) -> tuple[str, dict[str, Any]]:
 
     template = known["default"] if "default" in known else next(iter(known.values()))
     try:
-        return _prepared(template)
+        with bounds.bounded(_called(name)):
+            return _prepared(template)
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(_unusable(name, f"line {error.lineno}: {error.message}")) from None
+    except RecursionError:
+        raise ValueError(_unusable(name, "it is nested too deep")) from None
+
+
+def _said_by(error: Exception) -> str:
+    """What a template says when it fails."""
+    own = isinstance(error, jinja2.TemplateError)
+    return str(error) if own else f"{type(error).__name__}: {error}"
+
+
+def _called(name: str) -> str:
+    return f"the chat template of {name}"
 
 
 def _unusable(name: str, problem: str) -> str:
     said = " ".join(problem.split())
-    return f"the chat template of {name} cannot be used: {said}; mend it in its tokenizer"
+    return f"{_called(name)} cannot be used: {said}; mend it in its tokenizer"
 
 
 @functools.lru_cache(maxsize=16)
@@ -288,6 +319,8 @@ def _try(tokenizer: Any, _template: str, _eos: str | None) -> Chat:
     prompt = usable.render([*opening, asks], to_be_answered=True)
     try:
         whole = usable.render([*opening, asks, says], to_be_answered=False)
+    except SettingsError:
+        raise
     except Exception:  # it wants the user to have the last word
         whole = ""
     before, _, after = whole.rpartition(SAYS)
@@ -318,9 +351,10 @@ def _usable(tokenizer: Any, asks: Turn, rules: Turn) -> Chat:
             turns = [rules, asks] if needs_system else [asks]
             try:
                 text = form.render(turns, to_be_answered=True)
+            except SettingsError:
+                raise
             except Exception as error:  # a template raises what it likes
-                own = isinstance(error, jinja2.TemplateError)
-                problems.append(str(error) if own else f"{type(error).__name__}: {error}")
+                problems.append(_said_by(error))
                 continue
             # A list that is printed as it is was not understood.
             if ASKS in text and str(in_parts(ASKS)) not in text:
@@ -333,6 +367,8 @@ def _keeps(usable: Chat, turns: Sequence[Turn]) -> bool:
     """Whether the template takes these turns, and writes each of them in their order."""
     try:
         text = usable.render(turns, to_be_answered=True)
+    except SettingsError:
+        raise
     except Exception:  # a template raises what it likes
         return False
     places = [text.find(turn["content"]) for turn in turns]

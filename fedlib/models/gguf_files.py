@@ -119,9 +119,14 @@ def unpack(file: Path, folder: Path) -> None:
         # its own progress bar would stand in the notebooks
         with contextlib.redirect_stderr(io.StringIO()):
             tokenizer = AutoTokenizer.from_pretrained(file.parent, trust_remote_code=False, **name)
-            model = AutoModelForCausalLM.from_pretrained(
-                file.parent, dtype=torch.float32, trust_remote_code=False, **name
+            model, report = AutoModelForCausalLM.from_pretrained(
+                file.parent,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **name,
             )
+    hub.check_weights(str(file), type(model).__name__, report)
 
     # It is quantized no more; and some versions leave the tokenizer's special tokens unset.
     if hasattr(model.config, "quantization_config"):

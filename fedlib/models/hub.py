@@ -1,9 +1,11 @@
-"""The Hugging Face hub: commits, small files, and its errors as one line each. No torch."""
+"""The Hugging Face hub: commits, small files, what is wrong as one line each. No torch."""
 
 import contextlib
 import functools
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fedlib.settings.errors import DataError, SettingsError
 
@@ -62,6 +64,28 @@ def model_file(name: str, file: str) -> Path:
     bare, revision = parts(name)
     with explained(name, "model"):
         return Path(hf_hub_download(bare, file, revision=revision))
+
+
+def check_weights(name: str, kind: str, report: Mapping[str, Any]) -> None:
+    """DataError where a checkpoint lacks weights: transformers makes them up, at random.
+
+    name: the folder or name on the hub; kind: the model's class; report: what from_pretrained says
+    with output_loading_info. Weights that have no place in the model are named on stderr."""
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise DataError(
+            f"{name}: as a {kind} it lacks {_some(missing)}, which would be made up at random: "
+            "name a checkpoint that holds all weights"
+        )
+    unused = sorted(report["unexpected_keys"])
+    if unused:
+        print(f"{name}: a {kind} has no place for {_some(unused)}: left out", file=sys.stderr)
+
+
+def _some(names: Sequence[str]) -> str:
+    """How many weights, and the name of the first."""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"the weight {names[0]}{more}"
 
 
 @contextlib.contextmanager

@@ -4,14 +4,13 @@ No torch.
 """
 
 import re
+import string
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fedlib.models import chat
-from fedlib.settings import machine
+from fedlib.settings import machine, yaml_text
 from fedlib.settings.errors import DataError, SettingsError, nearest
 
 ALPACA = (
@@ -153,9 +152,10 @@ def prompts_file(name: str) -> dict[str, Any]:
     if not file.is_file():
         raise SettingsError(f"data.prompts: no prompts {name!r}{nearest(name, known)}")
     try:
-        pairs = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from None
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read ({error})") from None
+    pairs = yaml_text.parsed(str(file), text)
 
     for kind in PAIRS:
         _check_pair(f"{file}: {kind}", pairs.get(kind) if isinstance(pairs, dict) else None)
@@ -174,11 +174,14 @@ def _check_pair(place: str, pair: Any) -> None:
         raise DataError(f"{place}: response: must hold {{instruction}}, where the question goes")
     for key, inside in PLACES.items():
         try:
-            pair[key].format(**{inside: ""})
-        except (KeyError, IndexError, ValueError):
+            places = [part[1:] for part in string.Formatter().parse(pair[key])]
+        except ValueError:
+            places = [("", "", None)]
+        # a width in it could ask for gigabytes
+        if any(part not in ((None, None, None), (inside, "", None)) for part in places):
             raise DataError(
                 f"{place}: {key}: braces may only hold {{{inside}}}; write other braces twice"
-            ) from None
+            )
 
 
 def guard(name: str | None) -> str | None:
@@ -191,9 +194,11 @@ def guard(name: str | None) -> str | None:
     return _template("evaluation.guard_template", machine.path(name))
 
 
-def grading() -> str:
-    """The text by which a grader of first turns is asked, with {prompt} and {response}."""
-    return _template("fedlib/prompts", PROMPTS / "grade.txt")
+def grading(name: str = "grade") -> str:
+    """The text by which a grader is asked, with {prompt} and {response}.
+
+    name: of a file of fedlib/prompts: grade (of first turns) or strongreject."""
+    return _template("fedlib/prompts", PROMPTS / f"{name}.txt")
 
 
 def _template(field: str, file: Path) -> str:

@@ -36,6 +36,7 @@ def backdoor_changes(settings: Settings) -> Changes:
         "federation": {
             "clients": clients,
             "sampled": clients,
+            "min_clients": federation.min_clients and min(federation.min_clients, clients),
             "rounds": own.rounds or max(1, round(0.6 * federation.rounds)),
             "malicious": 0,
             "expected": clients // 5,
@@ -199,8 +200,12 @@ def boosted_grid(settings: Settings) -> list[Settings]:
 def filter_grid(settings: Settings) -> list[Settings]:
     """Both kinds of trigger, evenly and unevenly spread, without and with the filter of rows.
 
-    With one seed only the injected one is spread unevenly."""
-    filters = [{"defense": {"filter": name}} for name in ("none", "gradient")]
+    And with your own filter where defense.filter names it. With one seed only the injected trigger
+    is spread unevenly."""
+    names = ["none", "gradient"]
+    if settings.defense.filter not in names:
+        names.append(settings.defense.filter)
+    filters = [{"defense": {"filter": name}} for name in names]
     uneven = _kinds() if len(settings.seeds) > 1 else _kinds()[:1]
     return _vary(settings, _kinds(), [_poison(spread="equal")], filters) + _vary(
         settings, uneven, [_poison(spread="dirichlet")], filters

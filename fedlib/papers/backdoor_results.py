@@ -11,6 +11,7 @@ from fedlib.lab.store import Run
 from fedlib.papers import estimates, tables
 from fedlib.papers.backdoor import KINDS
 from fedlib.papers.methods import LABEL
+from fedlib.settings import own_methods
 from fedlib.settings.schema import Settings
 
 AFFORDABLE = 3  # points of clean accuracy that a defence may cost
@@ -46,17 +47,19 @@ def _scores(run: Run) -> dict[str, Any]:
     settings, poison = run.settings, run.settings.data.poison
     lines, scores = run.rounds(), run.scores()
     first, last = lines[0], lines[-1]
+    # who holds poison shows in a round that has every update
+    whole = next((line for line in lines if "left_out" not in line), first)
     row = {
         "seed": settings.seed,
-        "trigger": poison.trigger,
+        "trigger": _name(poison.trigger),
         "target text": poison.target,
         "share": poison.share,
         "spread": poison.spread,
         "kind": next((kind for kind, name in KINDS.items() if name == poison.trigger), ""),
-        "poisoned": 100 * np.average(first["poisoned"], weights=first["sizes"]),
-        "holders": sum(part > 0 for part in first["poisoned"]),
+        "poisoned": 100 * np.average(whole["poisoned"], weights=whole["sizes"]),
+        "holders": sum(part > 0 for part in whole["poisoned"]),
         "aggregator": LABEL[settings.federation.aggregator],
-        "filter": settings.defense.filter,
+        "filter": _name(settings.defense.filter),
         "asr": scores["asr"],
         "false_trigger": scores["false_trigger"],
         "accuracy": scores.get(accuracy_score(settings)),
@@ -68,6 +71,11 @@ def _scores(run: Run) -> dict[str, Any]:
         wanted = ("recall", "precision", "f1")
         row |= {name: value for name, value in filtered.items() if name in wanted}
     return row
+
+
+def _name(method: str | None) -> str | None:
+    """What a trigger or filter is called in tables; a person's own without its path."""
+    return LABEL[method] if method and own_methods.is_own(method) else method
 
 
 def attack_success(done: Iterable[Run]) -> np.ndarray:

@@ -1,13 +1,24 @@
 """Bars, lines and points of scores, on axes that a notebook gives."""
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fedlib.papers import estimates, output, tables
-from fedlib.papers.methods import BLUE, COLOUR, GREEN, GREY, LABEL, ORANGE, PURPLE, RED
+from fedlib.papers import claim_picture, estimates, output, tables
+from fedlib.papers.methods import (
+    BLUE,
+    COLOUR,
+    GREEN,
+    GREY,
+    LABEL,
+    ORANGE,
+    OWN_COLOURS,
+    PURPLE,
+    RED,
+)
 
 TITLES = {
     "rule": "Rule: responses to harmful prompts that refuse (%)",
@@ -16,6 +27,7 @@ TITLES = {
     "md_judge": "MD-Judge: responses to harmful prompts judged safe (%)",
     "rm": "RM: mean reward of responses to harmful prompts",
     "mt1": "MT-1: grade of first-turn answers (1 to 10)",
+    "strongreject": "StrongREJECT: mean score of responses to harmful prompts (0 to 1)",
     "over_refusal": "over_refusal: benign prompts refused (%)",
     "asr": "ASR: triggered prompts answered with the target (%)",
     "unsafe": "ASR: responses to harmful prompts judged unsafe (%)",
@@ -32,6 +44,12 @@ STATUS_COLOUR = {
 }
 
 
+# Rows that are not ordinary, by their label.
+ROW_COLOUR = {"aligned": GREEN, "poisoned": ORANGE, "conflicting": PURPLE, "unaligned": RED}
+MOST_TOPICS = 6  # with a shade of their own
+MOST_BARS = 40  # that make a figure taller
+
+
 def draw_frame(
     axes: Any,
     corner: tuple[float, float],
@@ -44,6 +62,11 @@ def draw_frame(
     from matplotlib.patches import Rectangle
 
     axes.add_patch(Rectangle(corner, *size, fill=False, ec=colour, lw=width, **more))
+
+
+def _with_direction(column: str) -> str:
+    """What a score is, and which way is good, for an axis."""
+    return f"{TITLES[column]}\n{tables.BETTER[column]}"
 
 
 def score_bars(
@@ -66,6 +89,7 @@ def score_bars(
     # a reward has no scale that is known beforehand
     limits = None if column == "rm" else (0, {"mt1": 10}.get(column, 100))
     axes.set(title=title, xlim=limits)
+    axes.set_xlabel(tables.BETTER.get(column, ""), fontsize=9)
     axes.grid(axis="y", visible=False)
 
 
@@ -96,7 +120,7 @@ def before_after(axes: Any, scores: pd.DataFrame, column: str, title: str = "") 
 
     _name_rows(axes, rules)
     axes.set(title=title, xlim=(0, 102))
-    axes.set_xlabel(TITLES[column], fontsize=9)
+    axes.set_xlabel(_with_direction(column), fontsize=9)
     axes.grid(axis="y", visible=False)
     # below the axes, so that it lies over no point
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2}
@@ -158,7 +182,7 @@ def score_lines(axes: Any, scores: pd.DataFrame, x: str, column: str, xlabel: st
         axes.plot(at, mean, "o-", color=colour, label=label, ms=4)
         axes.fill_between(at, low, high, color=colour, alpha=0.12, lw=0)
     axes.set(xlabel=xlabel, ylim=(0, 102))
-    axes.set_ylabel(TITLES[column].replace(": ", "\n"), fontsize=9)
+    axes.set_ylabel(_with_direction(column).replace(": ", "\n"), fontsize=9)
     axes.legend(fontsize=8)
 
 
@@ -208,71 +232,155 @@ def probe_lines(
 ) -> None:
     """The fixed probes' loss (which: 0) or accuracy (1) by layer: {name: [a list a run]}.
 
-    Thin lines are runs, thick ones their means."""
-    for (name, runs), colour in zip(kinds.items(), (BLUE, RED, GREEN, ORANGE), strict=False):
+    Thin lines are runs, thick ones their means. In order: before tuning (black), then as elsewhere
+    without attack (blue) and with it (red)."""
+    colours = (COLOUR[LABEL["untuned"]], BLUE, RED, ORANGE)
+    for place, ((name, runs), colour) in enumerate(zip(kinds.items(), colours, strict=False)):
         values = np.array([run[which] for run in runs])
+        width = 3.6 - 0.8 * place  # what lies under another is still seen
         layers = range(values.shape[1])
         axes.plot(layers, values.T, color=colour, alpha=0.2, lw=1)
-        axes.plot(layers, values.mean(axis=0), "o-", color=colour, lw=2.5, ms=4, label=name)
+        axes.plot(
+            layers, values.mean(axis=0), "o-", color=colour, lw=width, ms=2 * width, label=name
+        )
         axes.set(xticks=layers)
     axes.set(xlabel="layer", ylabel=ylabel, title=title)
     axes.legend(fontsize=7)
 
 
 def poison_scatter(axes: Any, scores: pd.DataFrame, x: str, y: str, xlabel: str) -> None:
-    """A score over another, a dot a run: coloured by share of poison, shaped by its spread."""
+    """A score over another, a dot a run: coloured by share of poison, shaped by who holds it.
+
+    scores: of backdoor_results.backdoor_scores."""
     import seaborn as sns
 
     share = (100 * scores["share"]).round(2)
-    frame = scores.assign(share=share).rename(columns={"share": "poison (%)"})
-    look = {"palette": "viridis", "s": 60}
-    sns.scatterplot(frame, x=x, y=y, hue="poison (%)", style="spread", ax=axes, **look)
+    holders = scores["spread"] + ", " + scores["holders"].astype(str)
+    frame = scores.assign(share=share, holders=holders)
+    frame = frame.rename(columns={"share": "poison (%)", "holders": "spread, clients with poison"})
+    # dots may lie on each other: they can be seen through, and have an edge
+    look = {"palette": "viridis", "s": 70, "alpha": 0.75, "edgecolor": "black"}
+    shape = "spread, clients with poison"
+    sns.scatterplot(frame, x=x, y=y, hue="poison (%)", style=shape, ax=axes, **look)
     axes.set(xlabel=xlabel, ylim=(-2, 102))
-    axes.set_ylabel(TITLES[y].replace(": ", "\n"), fontsize=9)
+    axes.set_ylabel(_with_direction(y).replace(": ", "\n"), fontsize=9)
     axes.legend(fontsize=7, bbox_to_anchor=(1.02, 1), loc="upper left", frameon=False)
 
 
 def claim_forest(verdicts: pd.DataFrame) -> Any:
-    """Each claim's measured figure and interval against its margin, a panel a unit.
+    """All claims in one picture: a row for claims that differ in a variant only, in words.
 
-    verdicts: of claims.claim_verdicts. Shaded: where the claim holds."""
-    units = list(dict.fromkeys(verdicts["unit"]))
-    parts = [verdicts[verdicts["unit"] == unit] for unit in units]
-    height = 1.2 * len(units) + 0.36 * len(verdicts)
-    fig, panels = output.figure_style().subplots(
-        len(units),
-        1,
-        figsize=(8, height),
-        squeeze=False,
-        height_ratios=[len(part) + 1 for part in parts],
-    )
-    for axes, unit, part in zip(panels[:, 0], units, parts, strict=True):
-        _claims_of_a_unit(axes, unit, part)
+    verdicts: of claims.claim_verdicts. A dot with its interval a claim, diamonds what was
+    published, shaded where the claim holds; each row has its own scale."""
+    papers = claim_picture.claim_papers(verdicts)
+    rows = sum(len(paper.families) + 1 for paper in papers)
+    fig, axes = output.figure_style().subplots(figsize=(11, 0.48 * rows + 0.6))
+    top = 0
+    for paper in papers:
+        axes.text(-2, top + 0.75, paper.title, ha="right", va="center", weight="bold", fontsize=10)
+        for y, family in enumerate(paper.families, top + 1):
+            _family_row(axes, y, family)
+        top += len(paper.families) + 1
+    axes.set(xlim=(0, 100), ylim=(top + 0.1, 0.2))
+    axes.axis("off")
+    _forest_legend(axes)
     return fig
 
 
-def _claims_of_a_unit(axes: Any, unit: str, part: pd.DataFrame) -> None:
-    claims: list[dict] = part.to_dict("records")
-    for y, claim in enumerate(claims):
-        there = [claim[name] for name in ("measured", "low", "high") if pd.notna(claim[name])]
-        if there:
-            colour = STATUS_COLOUR[claim["status"]]
-            ends = [min(there), max(there)]
-            axes.plot(ends, [y, y], color=colour, lw=3, solid_capstyle="butt")
-            axes.plot(claim["measured"], y, "o", color=colour, ms=7)
+def _family_row(axes: Any, y: int, family: claim_picture.Family) -> None:
+    """A row of the picture, between y and y + 0.75: words, zone, claims, what they say."""
+    start, end = family.zone
+    axes.fill_betweenx([y, y + 0.75], 0, 100, color="#F1F3F6", lw=0)
+    axes.fill_betweenx([y, y + 0.75], start, end, color=STATUS_COLOUR["holds"], alpha=0.18, lw=0)
+    for at, text in family.ticks:
+        axes.plot([at, at], [y, y + 0.75], color=GREY, ls=":", lw=1)
+        axes.text(at, y + 0.76, text, fontsize=6.5, color=GREY, ha="center", va="top")
 
-    # the margins must be in sight too
-    finite = [bound for bounds in part["bounds"] for bound in bounds if np.isfinite(bound)]
-    left, right = axes.get_xlim()
-    low, high = min(left, *finite), max(right, *finite)
-    edge = 0.1 * (high - low)
-    low, high = low - edge, high + edge
-    for y, bounds in enumerate(part["bounds"]):
-        start, end = np.clip(bounds, low, high)
-        colour = STATUS_COLOUR["holds"]
-        axes.fill_betweenx([y - 0.4, y + 0.4], start, end, color=colour, alpha=0.12, lw=0)
+    step = 0.75 / len(family.claims)
+    for place, claim in enumerate(family.claims):
+        lane = y + step * (place + 0.5)
+        if claim.diamond is not None:
+            axes.plot(claim.diamond, lane, "D", color="white", mec="black", ms=4, zorder=3)
+        if claim.interval is None:
+            continue
+        colour = STATUS_COLOUR[_status(claim.said)]
+        axes.plot(claim.interval, [lane, lane], color=colour, lw=2, solid_capstyle="butt")
+        face = "white" if claim.said == claim_picture.SO_FAR[False] else colour
+        axes.plot(claim.dot, lane, "o", color=face, mec=colour, ms=4.5, zorder=4)
 
-    axes.set(xlim=(low, high), ylim=(len(part) - 0.5, -0.5), xlabel=unit)
-    names = [f"{claim['id']}: {claim['status']}" for claim in claims]
-    axes.set_yticks(range(len(part)), names, fontsize=9)
+    words = f"{family.words} ({family.unit})"
+    wrapped = "\n".join(textwrap.wrap(words, 62))
+    axes.text(-2, y + 0.38, wrapped, ha="right", va="center", fontsize=8)
+    said = ", ".join(f"{count} {one}" for one, count in family.counts)
+    axes.text(102, y + 0.38, "\n".join(textwrap.wrap(said, 30)), va="center", fontsize=8)
+
+
+def _status(said: str) -> str:
+    """The status whose colour a claim has."""
+    return "preliminary" if said in claim_picture.PRELIMINARY else said
+
+
+def _forest_legend(axes: Any) -> None:
+    """What the signs of the picture mean, above it."""
+    axes.plot([], [], "o-", color=GREY, ms=4.5, label="measured, 95% interval")
+    axes.plot([], [], "D", color="white", mec="black", ms=4, label="published")
+    axes.fill_between([], [], color=STATUS_COLOUR["holds"], alpha=0.18, label="the claim holds")
+    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 3}
+    axes.legend(fontsize=8, frameon=False, **above)
+
+
+def rows_held(rows: Mapping[Any, Sequence[dict]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """How many rows of which kind each client has: ordinary rows by topic, all others by label.
+
+    rows: {client: rows}, as `lab.client_data` gives them. Two tables with a row a client, the most
+    frequent kind first. Of many topics the rarest are one column, which says how many they are."""
+    ordinary, others = {}, {}
+    for client, own in rows.items():
+        topics = [row.get("topic") or "normal" for row in own if row["label"] == "normal"]
+        ordinary[client] = pd.Series(topics, dtype=object).value_counts()
+        labels = [row["label"] for row in own if row["label"] != "normal"]
+        others[client] = pd.Series(labels, dtype=object).value_counts()
+
+    found = []
+    for part in (ordinary, others):
+        counts = pd.DataFrame(part).T.reindex(list(rows)).fillna(0).astype(int)
+        found.append(counts[counts.sum().sort_values(ascending=False, kind="stable").index])
+    topics, labels = found
+    rare = list(topics.columns[MOST_TOPICS:])
+    if len(rare) > 1:
+        together = topics[rare].sum(axis=1).rename(f"{len(rare)} more topics")
+        topics = topics.drop(columns=rare).join(together)
+    return topics, labels
+
+
+def holdings(rows: Mapping[Any, Sequence[dict]], malicious: Collection[Any] = ()) -> Any:
+    """Who holds what: a bar a client, in shades of blue by topic, in colours by label; a figure.
+
+    rows: {client: rows}, as `lab.client_data` gives them. Malicious clients are framed."""
+    import seaborn as sns
+
+    topics, labels = rows_held(rows)
+    shades = sns.color_palette("Blues_r", len(topics.columns) + 2)[: len(topics.columns)]
+    further = iter(OWN_COLOURS * len(labels.columns))
+    colours = [*shades, *(ROW_COLOUR.get(str(label)) or next(further) for label in labels)]
+    counts = topics.join(labels)
+
+    size = (8, 1.1 + 0.28 * min(len(counts), MOST_BARS))
+    fig, axes = output.figure_style().subplots(figsize=size)
+    left = np.zeros(len(counts))
+    for (kind, held), colour in zip(counts.items(), colours, strict=True):
+        look = {"color": colour, "edgecolor": "white", "lw": 0.6}
+        axes.barh(range(len(counts)), held, 0.8, left=left, label=kind, **look)
+        left += held.to_numpy()
+
+    bad = [i for i, client in enumerate(counts.index) if client in malicious]
+    if bad:
+        height = bad[-1] - bad[0] + 1
+        draw_frame(axes, (0, bad[0] - 0.5), (left.max(), height), RED, clip_on=False)
+    step = -(-len(counts) // MOST_BARS)
+    axes.set_yticks(range(len(counts))[::step], counts.index[::step], fontsize=9)
     axes.grid(axis="y", visible=False)
+    axes.set(xlabel="rows", ylabel="client (malicious framed)" if bad else "client")
+    axes.set(xlim=(0, left.max() * 1.01), ylim=(len(counts) - 0.4, -0.6))
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return fig

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,23 @@ REAL_MODEL = "world:smollm2-aligned"
 CHAT_MODELS = ["world:chat", "world:chat-deep"]
 # What claims in these units cannot leave, nor then their intervals.
 BOUNDS = {"AUC": (0, 1), "Spearman": (-1, 1), "ASR (%)": (0, 100), "recall (%)": (0, 100)}
+NUMBERS = ("measured", "low", "high", "seeds")  # of what was measured for a claim
 ENOUGH_SEEDS = 5  # for a verdict
+SHOWN = ["unit", "bounds", "family", "variant"]  # columns that claims.csv leaves out
+BRACKETS = re.compile(r" \(([^()]*{[^()]*)\)")  # of a claim's words, with the names of its variants
+FEW = 2  # values that are listed in a sentence; more are counted
+# Which notebook measures which claims.
+MEASURED_IN = {
+    "10_safety_table1": ("S1", "S2", "S3", "S5", "S6", "S9"),
+    "11_safety_figure3": ("S4",),
+    "12_safety_table3": ("S7",),
+    "13_safety_table4": ("S8",),
+    "20_backdoor_concentration": ("B1", "B2", "B3", "B7"),
+    "21_backdoor_bsnr": ("B6",),
+    "22_backdoor_defenses": ("B4", "B5", "B8"),
+    "32_swat_table": ("W1", "W2", "W3", "W4", "W5", "W6", "W7"),
+    "34_swat_composition": ("W8", "W9"),
+}
 
 
 def is_about(paper: str, settings: Settings) -> bool:
@@ -104,21 +121,23 @@ def record_claim(
 
 def _measured(file: Path) -> dict:
     """What was recorded for a claim; {} where nothing was, or where the file is damaged."""
-    try:
-        found = json.loads(file.read_text()) if file.exists() else {}
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        print(f"{file} is damaged: its claim counts as not run; run its notebook again")
+    if not file.exists():
         return {}
-    return found
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if all(np.isfinite(found[name]) for name in NUMBERS):
+            return found
+    except (ValueError, LookupError, TypeError, RecursionError, OSError):
+        pass
+    print(f"{file} is damaged: its claim counts as not run; run its notebook again")
+    return {}
 
 
 def claim_verdicts(settings: Settings) -> pd.DataFrame:
     """The verdicts, a row a claim, also written to outputs/<preset>/claims.csv.
 
-    What was measured with other settings does not count. The frame also has what the figure needs:
-    unit, and the bounds within which the interval must lie."""
+    What was measured with other settings does not count. The frame also has what figures need
+    (SHOWN): unit, the bounds within which the interval must lie, family and variant."""
     measures = output.preset_folder(settings, "measures")
     wanted = _identity(settings)
     rows = []
@@ -130,11 +149,12 @@ def claim_verdicts(settings: Settings) -> pd.DataFrame:
         row = {name: claim[name] for name in ("id", "paper", "claim", "metric")}
         row |= {"margin": _margin(claim), "published": claim["published"]}
         row |= {name: found.get(name) for name in ("measured", "low", "high", "seeds")}
-        row |= {"status": verdict(claim, found), "unit": claim["unit"], "bounds": _bounds(claim)}
+        row |= {"status": verdict(claim, found), "bounds": _bounds(claim)}
+        row |= {name: claim[name] for name in ("unit", "family", "variant")}
         rows.append(row)
 
     frame = pd.DataFrame(rows)
-    written = frame.drop(columns=["unit", "bounds"])
+    written = frame.drop(columns=SHOWN)
     output.save(
         output.preset_folder(settings) / "claims.csv",
         lambda partial: written.to_csv(partial, index=False, float_format="%.4g"),
@@ -176,18 +196,51 @@ def _margin(claim: dict) -> str:
 
 @functools.cache
 def all_claims(file: str = "claims.yaml") -> list[dict[str, Any]]:
-    """Every claim of a file; one with `over` stands for each combination of those values."""
+    """Every claim of a file; one with `over` stands for each combination of those values.
+
+    family: the claim in words for all combinations; variant: which of them this one is."""
     text = (tables.PUBLISHED / file).read_text(encoding="utf-8")
     found = []
     for claim in yaml.safe_load(text):
         over, published = claim.pop("over", {}), claim["published"]
+        family = _family(claim["claim"], over)
         for values in itertools.product(*over.values()):
             filled = dict(zip(over, values, strict=True))
             texts = {name: claim[name].format(**filled) for name in ("id", "claim", "metric")}
+            texts |= {"family": family, "variant": _variant(claim["claim"], filled)}
             # published: one number, or one for each id that the paper has a number for
             number = published.get(texts["id"]) if isinstance(published, dict) else published
             found.append(claim | texts | {"published": number})
     return found
+
+
+def _family(words: str, over: dict[str, list]) -> str:
+    """A claim in words for all combinations: without its variants in brackets.
+
+    Those within the sentence are listed, or counted where they are many."""
+    words = BRACKETS.sub("", words)
+    listed = {}
+    for name, values in over.items():
+        few = " and ".join(map(str, values))
+        listed[name] = few if len(values) <= FEW else f"each of {len(values)} {name}s"
+    return words.format(**listed)
+
+
+def _variant(words: str, filled: dict[str, Any]) -> str:
+    """Which combination a claim is: what its brackets say, or else the values themselves."""
+    brackets = BRACKETS.search(words)
+    if brackets:
+        return brackets[1].format(**filled)
+    return ", ".join(map(str, filled.values()))
+
+
+def notebook_of(claim: str) -> str:
+    """The notebook that measures a claim, by its id; ValueError where none does."""
+    number = claim.removeprefix("R-").partition("-")[0]
+    for notebook, numbers in MEASURED_IN.items():
+        if number in numbers:
+            return notebook
+    raise ValueError(f"no notebook measures the claim {claim!r}")
 
 
 def _identity(settings: Settings) -> str:

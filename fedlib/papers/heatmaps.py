@@ -1,6 +1,6 @@
 """Heat maps: how alike clients' updates are, and what perturbing each module does."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from fedlib.papers import output
 from fedlib.papers.charts import draw_frame
 from fedlib.papers.methods import GREEN, RED
 
+WIDENED = 30  # the part of a scale around zero that is drawn as wide as the rest
 MOST_NAMES = 24  # along an axis; more would lie over each other
 MOST_NUMBERS = 12  # clients whose cosines are also written as numbers
 
@@ -45,10 +46,12 @@ def similarity_map(axes: Any, record: dict, top: float, title: str) -> None:
     """Pairwise cosine similarity of one round's updates, coloured from -top to top.
 
     The malicious block is framed."""
+    from matplotlib.colors import Normalize
+
     clients = record["sampled"]
     cosine = np.ma.masked_array(record["cosine"], np.eye(len(clients), dtype=bool))
-    digits = 2 if len(clients) <= MOST_NUMBERS else None
-    _cells(axes, cosine, top, clients, clients, digits)
+    write = _two_decimals if len(clients) <= MOST_NUMBERS else None
+    _cells(axes, cosine, Normalize(-top, top), clients, clients, write)
 
     inside = [i for i, client in enumerate(clients) if client in record["malicious"]]
     if inside:
@@ -63,17 +66,23 @@ def module_map(
 ) -> None:
     """Figure 3 of paper W: what perturbing each cell does, module type by layer.
 
-    cells: rows of {type, layer, loss}. Figure 4: the cells of Mods_Rob (robust) are framed."""
+    The scale of colours is wide around zero, so that small rises are told apart too. cells: rows
+    of {type, layer, loss}. Figure 4: the cells of Mods_Rob (robust) are framed."""
+    from matplotlib.colors import AsinhNorm
+
     frame = pd.DataFrame(cells)
     types = list(dict.fromkeys(frame["type"]))
     grid = frame.pivot(index="type", columns="layer", values="loss").loc[types]
     layers: list[Any] = list(grid.columns)
     losses = np.array(grid, dtype=float)
     top = max(abs(losses).max(), 1e-6)
-    digits = 2 if top >= 0.1 else 3
+    scale = AsinhNorm(linear_width=top / WIDENED, vmin=-top, vmax=top)
 
-    shown = _cells(axes, np.ma.masked_invalid(losses), top, types, layers, digits)
-    axes.figure.colorbar(shown, ax=axes, label="probes' loss, rise")
+    shown = _cells(axes, np.ma.masked_invalid(losses), scale, types, layers, _short)
+    bar = axes.figure.colorbar(shown, ax=axes, label="probes' loss, rise")
+    ends = [-top, -top / WIDENED, 0, top / WIDENED, top]
+    bar.set_ticks(ends, labels=[_short(end) for end in ends])
+    bar.minorticks_off()
     for kind, layer in robust:
         corner = (layers.index(layer) + 0.06, types.index(kind) + 0.06)
         draw_frame(axes, corner, (0.88, 0.88), GREEN)
@@ -83,18 +92,18 @@ def module_map(
 def _cells(
     axes: Any,
     values: np.ma.MaskedArray,
-    top: float,
+    scale: Any,
     rows: Sequence,
     columns: Sequence,
-    digits: int | None,
+    write: Callable[[float], str] | None,
 ) -> Any:
-    """A masked matrix as cells coloured from -top to top; returns what a colour bar needs.
+    """A masked matrix as coloured cells; returns what a colour bar needs.
 
-    digits: of the number in each cell; None for no numbers. Drawn by hand, as seaborn's heat map
-    draws the whole figure each time it adds one."""
-    cells = axes.pcolormesh(values, cmap="RdBu_r", vmin=-top, vmax=top)
-    if digits is not None:
-        _numbers(axes, values, top, digits)
+    scale: matplotlib's Normalize. write: the number in each cell; None for no numbers. Drawn by
+    hand, as seaborn's heat map draws the whole figure each time it adds one."""
+    cells = axes.pcolormesh(values, cmap="RdBu_r", norm=scale)
+    if write is not None:
+        _numbers(axes, values, scale, write)
     for axis, names in ((axes.yaxis, rows), (axes.xaxis, columns)):
         step = -(-len(names) // MOST_NAMES)
         axis.set_ticks(np.arange(len(names))[::step] + 0.5, list(names)[::step])
@@ -103,17 +112,29 @@ def _cells(
     return cells
 
 
-def _numbers(axes: Any, values: np.ma.MaskedArray, top: float, digits: int) -> None:
+def _two_decimals(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}"  # + 0.0: never -0.00
+
+
+def _short(value: float) -> str:
+    """Two digits that count: 0.21, 0.0042; what is nothing to see, 0."""
+    return f"{value:.2g}" if abs(value) >= 1e-4 else "0"
+
+
+def _numbers(
+    axes: Any, values: np.ma.MaskedArray, scale: Any, write: Callable[[float], str]
+) -> None:
     """Write each cell's number, white on dark colours."""
     hidden = np.ma.getmaskarray(values)
     for (i, j), value in np.ndenumerate(values):
         if hidden[i, j]:
             continue
+        dark = abs(float(scale(value)) - 0.5) > 0.3
         axes.text(
             j + 0.5,
             i + 0.5,
-            f"{round(value, digits) + 0.0:.{digits}f}",  # + 0.0: never -0.00
-            color="white" if abs(value) > 0.6 * top else "#222222",
+            write(value),
+            color="white" if dark else "#222222",
             fontsize=6.5,
             ha="center",
             va="center",

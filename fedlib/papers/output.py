@@ -1,6 +1,7 @@
 """Where figures and tables are written, and the one style of all figures."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import yaml
 from fedlib.papers import methods
 from fedlib.settings import machine
 from fedlib.settings.schema import Settings
+
+MOST_WORDS = 600  # letters that a figure's words have at most
 
 _SAID: set[Path] = set()  # the files that this process has written and told of
 
@@ -58,14 +61,43 @@ def _keep_settings(settings: Settings, folder: Path) -> None:
 
 
 def save_figure(settings: Settings, fig: Any, name: str) -> Any:
-    """Save a figure as PNG and PDF under outputs/<preset>/figures and return it."""
+    """Save a figure as PNG and PDF under outputs/<preset>/figures and return it.
+
+    The PNG holds the figure's words too, as its Description."""
     folder = preset_folder(settings, "figures")
     # without its date, the same figure is the same file
-    save(folder / f"{name}.png", lambda file: fig.savefig(file, format="png", metadata={}))
+    words = {"Description": figure_words(fig)}
+    save(folder / f"{name}.png", lambda file: fig.savefig(file, format="png", metadata=words))
     fig.set_layout_engine("none")  # laid out once: the PDF and what a notebook shows keep that
     undated = {"CreationDate": None}
     save(folder / f"{name}.pdf", lambda file: fig.savefig(file, format="pdf", metadata=undated))
     return fig
+
+
+def figure_words(fig: Any) -> str:
+    """What a figure says in words, for those who cannot see it: its title, then its panels.
+
+    Of each panel its title, its axes, and what its rows or its legend name."""
+    panels = [_panel_words(axes) for axes in fig.axes]
+    said = [one for one in (fig.get_suptitle(), *panels) if one]
+    return ". ".join(dict.fromkeys(said))[:MOST_WORDS]
+
+
+def _panel_words(axes: Any) -> str:
+    """A panel's title, the labels of its axes, and what is named along them or in the legend."""
+    said = [axes.get_title(), axes.get_xlabel(), axes.get_ylabel()]
+    for axis in (axes.yaxis, axes.xaxis):
+        names = [label.get_text() for label in axis.get_ticklabels()]
+        # numbers say nothing without the picture
+        if not all(re.fullmatch(r"[-\u2212\d.$\\{}^a-z]*", name) for name in names):
+            said.append(", ".join(names))
+    # of a picture without axes the words that stand in it
+    if not axes.axison:
+        said += [text.get_text() for text in axes.texts]
+    legend = axes.get_legend()
+    if legend:
+        said.append(", ".join(text.get_text() for text in legend.get_texts()))
+    return "; ".join(" ".join(one.split()) for one in said if one)
 
 
 def save_table(settings: Settings, frame: pd.DataFrame, name: str) -> pd.DataFrame:

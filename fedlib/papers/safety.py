@@ -13,8 +13,13 @@ LEVEL2: Changes = {"defense": {"level": 2}}
 
 
 def _seeds(settings: Settings) -> list[Changes]:
-    """The axis of seeds; SettingsError where there is no attack to compare with."""
-    data = settings.data
+    """The axis of seeds; SettingsError where there is no attack or no FedAvg to compare with."""
+    data, rule = settings.data, settings.federation.aggregator
+    if rule != "fedavg":
+        raise SettingsError(
+            f"federation.aggregator: {rule}: this sets rules beside fedavg: name it in "
+            "federation.compare instead"
+        )
     if not settings.federation.malicious:
         raise SettingsError(
             "federation.malicious: 0: this sets runs with malicious clients beside runs without"

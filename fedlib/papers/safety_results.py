@@ -9,7 +9,8 @@ from fedlib import attack
 from fedlib.lab import keys, store
 from fedlib.lab.store import Run
 from fedlib.papers import claims, estimates, tables
-from fedlib.papers.methods import LABEL
+from fedlib.papers.methods import LABEL, level_label
+from fedlib.settings import own_methods
 from fedlib.settings.schema import Settings
 
 # What the server could look at to find malicious clients.
@@ -30,6 +31,8 @@ def safest_rule(done: Sequence[Run]) -> str:
         return tables.score_matrix(runs, score, "harmful").mean()
 
     rules = [run.settings.federation.aggregator for run in done]
+    # a rule of a person's own is no existing defence
+    rules = [rule for rule in rules if not own_methods.is_own(rule)] or rules
     return max(dict.fromkeys(rules), key=mean_safety)
 
 
@@ -73,12 +76,14 @@ def _effects(settings: Settings, runs: dict[str, list[Run]]) -> dict[str, Any]:
         found["control"] = safety[clean] - safety[LABEL["no hazards"]]
 
     # what the best existing defence and each level win back
-    existing = [LABEL[rule] for rule in settings.federation.compare]
+    compare = settings.federation.compare
+    existing = [LABEL[rule] for rule in compare if not own_methods.is_own(rule)]
     if existing:
         best = max(existing, key=lambda name: safety[name].mean())
         found |= {"best": best, "best regains": safety[best] - safety[attacked]}
     for level in settings.defense.compare:
-        found[f"level {level} regains"] = safety[LABEL[f"level{level}"]] - safety[attacked]
+        name = level_label(level) if own_methods.is_own(level) else f"level {level}"
+        found[f"{name} regains"] = safety[level_label(level)] - safety[attacked]
 
     # what both cost in helpfulness
     if "mt1" in settings.judges:
@@ -165,7 +170,7 @@ def client_score(record: dict, by: str) -> np.ndarray:
     """Each client's score [K] in a round's record, for calling the lowest malicious.
 
     by: similarity (the mean cosine to the others), or a rule (the weight that it would give; 1/K
-    where the rule cannot work). The round must have every client."""
+    where the rule cannot work), in the order of record["sampled"]."""
     if by == "similarity":
         return estimates.mean_similarity(record["cosine"])
     weights = record["detection"][by]
@@ -185,25 +190,38 @@ def _marked(settings: Settings) -> np.ndarray:
 def detection_auc(settings: Settings, done: Iterable[Run], by: str) -> tuple[np.ndarray, float]:
     """(AUC [runs], p of a permutation test over them) of calling low-scored clients malicious.
 
-    A client's score is its mean over the rounds."""
-    means = []
-    for run in done:
-        rounds = [client_score(line, by) for line in run.rounds()]
-        means.append(np.mean(rounds, axis=0))
-    scores = np.array(means)
+    A client's score is its mean over the rounds that have its update."""
+    scores = np.array([_mean_scores(run, by) for run in done])
     marked = _marked(settings)
     found = np.array([estimates.auc(one, marked) for one in scores])
     return found, estimates.permutation_test(scores, marked)
 
 
+def _mean_scores(run: Run, by: str) -> np.ndarray:
+    """Each client's mean score [K]; ValueError, which names it, where no round has its update."""
+    rounds = run.rounds()
+    scores = np.full((len(rounds), run.settings.federation.clients), np.nan)
+    for i, line in enumerate(rounds):
+        scores[i, line["sampled"]] = client_score(line, by)
+    for client in np.flatnonzero(np.isnan(scores).all(axis=0)):
+        raise ValueError(f"{run.folder}: client {client} was left out of every round")
+    return np.nanmean(scores, axis=0)
+
+
 def detection_by_round(settings: Settings, done: Iterable[Run], by: str) -> list[list[float]]:
-    """The AUC of each round's scores: a list a run."""
+    """The AUC of each round's scores: a list a run.
+
+    nan for a round that has updates of benign clients only, or of malicious ones only, since the
+    others' could not be used."""
     marked = _marked(settings)
-    found = []
-    for run in done:
-        scores = [client_score(line, by) for line in run.rounds()]
-        found.append([estimates.auc(one, marked) for one in scores])
-    return found
+    return [[_round_auc(line, marked, by) for line in run.rounds()] for run in done]
+
+
+def _round_auc(record: dict, marked: np.ndarray, by: str) -> float:
+    present = marked[record["sampled"]]
+    if "left_out" in record and present.all() == present.any():
+        return float("nan")
+    return estimates.auc(client_score(record, by), present)
 
 
 def detection_by_seed(settings: Settings, done: Sequence[Run], by: str) -> np.ndarray:
@@ -234,4 +252,4 @@ def share_label(settings: Settings) -> str:
 
     Without malicious clients it stays the row of the rule or the defence."""
     level = settings.defense.level
-    return LABEL[f"level{level}"] if level else LABEL[settings.federation.aggregator]
+    return level_label(level) if level else LABEL[settings.federation.aggregator]

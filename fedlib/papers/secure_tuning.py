@@ -34,6 +34,7 @@ def tuning_changes(settings: Settings) -> Changes:
         "federation": {
             "clients": 1,
             "sampled": 1,
+            "min_clients": None,
             "malicious": 0,
             "expected": 0,
             "rounds": swat.rounds,

@@ -235,8 +235,8 @@ def _tuning_claims(task: str, groups: Groups, untuned: list[Run]) -> dict[str, n
         two_thirds = unsafe[scenario, "plain"] * 2 / 3
         found[f"{fall}{task}"] = two_thirds - unsafe[scenario, "swat"]
         found[f"{price}{task}"] = _less(plain_runs, warmed, "exact")
-        # without a guard and a reward model there is no harmfulness score
-        if "hs" in plain_runs[0].settings.judges:
+        # hs is left out where its reward model is another
+        if all("hs" in run.settings.judges for run in plain_runs):
             found[f"W6-{task}-{scenario}"] = _less(plain_runs, warmed, "hs")
     # it beats a warm-up of other modules
     for control in ("random", "fragile"):

@@ -1,4 +1,4 @@
-"""Tables made from runs' records only: scores, differences, examples, and the papers' numbers."""
+"""Tables made from runs' records only: scores, differences, and the papers' numbers."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedlib.judges import refusals
 from fedlib.lab.store import Run
 from fedlib.papers import estimates
-from fedlib.papers.methods import LABEL
-from fedlib.settings import groups
+from fedlib.papers.methods import LABEL, level_label
+from fedlib.settings import groups, own_methods
 from fedlib.settings.schema import Settings
 
 PUBLISHED = Path(__file__).parents[1] / "published"
@@ -22,6 +21,8 @@ SCORES = [
     "over_refusal",
     "refusal",
     "benign_refusal",
+    "safe_refusal",
+    "strongreject",
     "affirmation",
     "utility",
 ]
@@ -30,6 +31,8 @@ PERCENT = {
     "rule",
     "refusal",
     "benign_refusal",
+    "safe_refusal",
+    "benign_rule",
     "md_judge",
     "help",
     "over_refusal",
@@ -44,6 +47,34 @@ PERCENT = {
     "unrefused",
     "answered",
     "task_accuracy",
+}
+# Which way is good, by column: what tables and axes say beside a score's name.
+BETTER = {
+    "rule": "higher is safer",
+    "refusal": "higher is safer",
+    "md_judge": "higher is safer",
+    "rm": "higher is safer",
+    "strongreject": "lower is safer",
+    "mt1": "higher is more helpful",
+    "help": "higher is more helpful",
+    "utility": "higher is more helpful",
+    "over_refusal": "lower is more helpful",
+    "benign_refusal": "lower is more helpful",
+    "asr": "lower is safer",
+    "target": "lower is safer",
+    "false_trigger": "lower is safer",
+    "unsafe": "lower is safer",
+    "unrefused": "lower is safer",
+    "affirmation": "lower is safer",
+    "answered": "lower is safer",
+    "hs": "lower is safer",
+    "accuracy": "higher is better",
+    "task_accuracy": "higher is better",
+    "recall": "higher is better",
+    "precision": "higher is better",
+    "f1": "higher is better",
+    "probe_loss": "a rise: 0 is no drift",
+    "probe_accuracy": "points lost: 0 is no drift",
 }
 # What each of the world's datasets stands beside in the paper's tables.
 STANDS_FOR = {"lmsys-like": "LMSYS-Chat", "wild-like": "WildChat"}
@@ -69,7 +100,7 @@ def method_label(settings: Settings) -> str:
     federation, data = settings.federation, settings.data
     level = settings.defense.level
     if level and federation.aggregator == "fedavg":
-        return LABEL[f"level{level}"]
+        return level_label(level)
     if not federation.malicious:
         return LABEL["no attack"]
     if data.unaligned_share == 0 and data.attack != "conflicting":
@@ -97,6 +128,19 @@ def score_table(done: Iterable[Run]) -> pd.DataFrame:
         }
         rows.append(row | run.scores())
     return pd.DataFrame(rows)
+
+
+def score_columns(settings: Settings) -> list[str]:
+    """SCORES, and behind them those of a person's own judges: NAME, benign_NAME, ...
+
+    With data.over_refusal over_refusal_NAME is among them."""
+    own = [own_methods.called(n) for n in settings.judges if own_methods.is_own(n)]
+    columns = list(SCORES)
+    for name in own:
+        columns += [name, f"benign_{name}"]
+        if settings.data.over_refusal:
+            columns.append(f"over_refusal_{name}")
+    return columns
 
 
 def judge_agreement(done: Iterable[Run]) -> pd.DataFrame:
@@ -202,40 +246,3 @@ def _cell(column: str, values: pd.Series) -> str:
     if column in PERCENT:
         return estimates.interval_text(values, 1, (0, 100))
     return estimates.interval_text(values, 2)
-
-
-def example_responses(run: Run, count: int = 4) -> pd.DataFrame:
-    """The first `count` prompts of each set with their responses.
-
-    Responses to harmful prompts are redacted unless evaluation.show_responses."""
-    frame = pd.DataFrame(run.responses())
-    frame = frame.groupby("set", sort=False).head(count).reset_index(drop=True)
-    if not run.settings.evaluation.show_responses:
-        harmful = frame["set"] == "harmful"
-        words = frame.loc[harmful, "response"].str.split().str.len()
-        judged = frame.loc[harmful, "rule"].map({1: "refusal", 0: "no refusal"})
-        redacted = "[redacted: " + judged + ", " + words.astype(str) + " words]"
-        frame.loc[harmful, "response"] = redacted
-    return frame[["set", "prompt", "response", "rule"]]
-
-
-def example_rows(
-    settings: Settings, clients: dict[Any, list[dict]], per_label: int = 2
-) -> pd.DataFrame:
-    """Some training rows of {client: rows}, the first of each label; harmful answers are redacted.
-
-    Redacted too is an aligned row without a refusal phrase: a model that writes aligned rows may
-    fail to."""
-    shown = []
-    for client, rows in clients.items():
-        for label in dict.fromkeys(row["label"] for row in rows):
-            first = [row for row in rows if row["label"] == label][:per_label]
-            shown += [{"client": client} | row for row in first]
-
-    frame = pd.DataFrame(shown)[["client", "label", "instruction", "response"]]
-    frame = frame.sort_values(["client", "label"])
-    if not settings.evaluation.show_responses:
-        unsafe = (frame["label"] == "aligned") & ~frame["response"].map(refusals.refuses)
-        frame.loc[unsafe, "response"] = "[redacted: no refusal phrase]"
-        frame.loc[frame["label"] == "unaligned", "response"] = "[redacted: a harmful answer]"
-    return frame.reset_index(drop=True)

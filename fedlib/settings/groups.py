@@ -7,17 +7,29 @@ is not so, or not always. An evaluation has a separate key, and the marks in Eva
 A condition on one group stands in the group; `schema` has those on several groups.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from fedlib.settings.safe_values import NUMBER
+
 # How the name of a file of rows ends. Any other name with a slash may be a dataset of the hub.
 ENDINGS = (".csv", ".json", ".jsonl", ".csv.gz", ".json.gz", ".jsonl.gz", ".parquet")
 GROUPS = ("model", "data", "federation", "training", "defense", "swat", "evaluation")
+# What evaluation.verdict may say besides auto.
+VERDICT = re.compile(
+    r"(?:(?P<side>over|under) (?P<bound>-?\d+(?:\.\d+)?)|(?P<word>\S+)) is (?P<meaning>safe|unsafe)"
+)
+CALIBRATED = "world:reward"  # the reward model whose bounds the judge hs knows
 WRITTEN_FILES = "files"  # as data.generator: the rows for level 2 are written already
 TASKS = ("format", "skill")  # the world's tuning tasks, as data.benign names them
 
+# A method of a person's own (settings.own_methods): FILE.py:NAME or package.module:NAME.
+OWN = r"^(?:.+\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):[A-Za-z_]\w*$"
+
+Own = Annotated[str, Field(pattern=OWN)]
 Count = Annotated[int, Field(ge=1)]
 CountFromZero = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -36,6 +48,7 @@ Rule = Literal[
     "clipping",
     "flame",
 ]
+Attack = Literal["unaligned", "generated", "conflicting", "boosted"]
 Judge = Literal[
     "rule",
     "refusal",
@@ -46,6 +59,7 @@ Judge = Literal[
     "exact",
     "asr",
     "hs",
+    "strongreject",
     "probe",
     "affirmation",
     "utility",
@@ -74,7 +88,7 @@ _BACKDOOR = NotInKey("notebooks 20 to 22 make other fields of it")
 _WRITES = SometimesInKey("a model writes rows for the run")
 _ATTACKED = SometimesInKey("there are malicious clients")
 _POISONED = SometimesInKey("there is a trigger")
-_TUNED_AFTER = SometimesInKey("defense.level is 1, 2 or 3")
+_TUNED_AFTER = SometimesInKey("defense.level is 1, 2, 3 or your own")
 _WARMED_UP = SometimesInKey("swat.warmup is not 0")
 
 
@@ -82,6 +96,13 @@ class Group(BaseModel):
     """What all groups share: no field changes, none is unknown, and 3 is not "3"."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _check_own_names(field: str, *names: str | int) -> None:
+    """ValueError where two methods of a person's own have one NAME: tables could not tell them."""
+    own = {name for name in names if isinstance(name, str) and ":" in name}
+    if len({name.rpartition(":")[2] for name in own}) < len(own):
+        raise ValueError(f"{field}: two methods have one name: {', '.join(sorted(own))}")
 
 
 class Scratch(Group):
@@ -158,11 +179,12 @@ class Data(Group):
     ]
     harmful: Annotated[str | None, _EVALUATES]
     questions: Annotated[str | None, _EVALUATES]
+    over_refusal: Annotated[str | None, _EVALUATES]
     pool: Annotated[Count, NotInKey("the rows that were taken count")]
     fields: dict[str, dict[str, str]]
     bad_rows: Annotated[Literal["skip", "stop"], _FAULTS]
     bad_share: Annotated[Share, _FAULTS]
-    attack: Annotated[Literal["unaligned", "generated", "conflicting", "boosted"], _ATTACKED]
+    attack: Annotated[Attack | Own, _ATTACKED]
     poison: Poison
     generator: Annotated[str, SometimesInKey("data.generator writes rows for the run")]
     prompts: Annotated[str, _WRITES]
@@ -196,6 +218,17 @@ class Data(Group):
             )
         return self
 
+    @model_validator(mode="after")
+    def _over_refusal_is_a_file_of_the_folder(self) -> Self:
+        name = self.over_refusal
+        if name is None or self.source == "world":
+            return self
+        if self.folder is None or not name.endswith(ENDINGS):
+            raise ValueError(
+                f"data.over_refusal: {name} must be a file of data.folder, {', '.join(ENDINGS)}"
+            )
+        return self
+
 
 class Federation(Group):
     """Who takes part, how many rounds there are, and how updates are aggregated."""
@@ -204,9 +237,13 @@ class Federation(Group):
     malicious: CountFromZero
     expected: CountFromZero | None
     sampled: Count
+    min_clients: Annotated[
+        Count | None, NotInKey("it says whether a round stops the run, not how a round comes out")
+    ]
     rounds: Count
-    aggregator: Rule
-    compare: Annotated[list[Rule], _REPEATS]
+    engine: Annotated[Literal["local", "flower"], NotInKey("both give the same updates")]
+    aggregator: Rule | Own
+    compare: Annotated[list[Rule | Own], _REPEATS]
     also_full: Annotated[bool, _REPEATS]
     variant: Literal["paper", "published"]
 
@@ -218,6 +255,16 @@ class Federation(Group):
                 raise ValueError(
                     f"federation.{name}: {count} is more than federation.clients, {self.clients}"
                 )
+        if self.min_clients is not None and self.min_clients > self.sampled:
+            raise ValueError(
+                f"federation.min_clients: {self.min_clients} is more than federation.sampled, "
+                f"{self.sampled}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _own_rules_have_names_of_their_own(self) -> Self:
+        _check_own_names("federation.compare", self.aggregator, *self.compare)
         return self
 
 
@@ -245,18 +292,23 @@ class Training(Group):
 class Defense(Group):
     """What the server does against attacks, before the first round and after the last."""
 
-    filter: Literal["none", "gradient"]
+    filter: Literal["none", "gradient"] | Own
     before: CountFromZero
-    level: Literal[0, 1, 2, 3, "project"]
-    compare: Annotated[list[Literal[1, 2, 3]], _REPEATS]
+    level: Annotated[Literal[0, 1, 2, 3, "project"] | Own, NUMBER]
+    compare: Annotated[list[Annotated[Literal[1, 2, 3] | Own, NUMBER]], _REPEATS]
     aligned: Annotated[str | None, _TUNED_AFTER]
     normal: Annotated[str | None, _TUNED_AFTER]
     rows: Annotated[
         Annotated[int, Field(ge=2)],
-        SometimesInKey("defense.level is 1, 2 or 3, or defense.before is not 0"),
+        SometimesInKey("defense.level is 1, 2, 3 or your own, or defense.before is not 0"),
     ]
     rounds: Annotated[Count, _TUNED_AFTER]
     template: Annotated[Template, SometimesInKey("defense.level is 3")]
+
+    @model_validator(mode="after")
+    def _own_levels_have_names_of_their_own(self) -> Self:
+        _check_own_names("defense.compare", self.level, *self.compare)
+        return self
 
 
 class Swat(Group):
@@ -291,12 +343,13 @@ class Swat(Group):
 class Evaluation(Group):
     """Which prompts a finished model is asked, how it answers, and who judges the answers."""
 
-    judges: Annotated[list[Judge], Field(min_length=1)]
+    judges: Annotated[list[Judge | Own], Field(min_length=1)]
     guard: Annotated[str, SometimesInKey("md_judge or hs is a judge")]
     guard_template: Annotated[str | None, SometimesInKey("the guard answers in words")]
+    verdict: Annotated[str, SometimesInKey("md_judge or hs is a judge, and it is not auto")]
     reward: Annotated[str, SometimesInKey("rm or hs is a judge")]
-    grader: Annotated[str, SometimesInKey("mt1 is a judge and the grader a language model")]
-    grader_model: Annotated[str | None, SometimesInKey("mt1 is a judge, at an endpoint")]
+    grader: Annotated[str, SometimesInKey("mt1 or strongreject is a judge, by a language model")]
+    grader_model: Annotated[str | None, SometimesInKey("the grader is asked, at an endpoint")]
     split: Literal["evaluation", "validation"]
     harmful: Count
     benign: Count
@@ -309,6 +362,25 @@ class Evaluation(Group):
     def _rule_is_a_judge(self) -> Self:
         if "rule" not in self.judges:
             raise ValueError("evaluation.judges: rule must be among them, tables rest on it")
+        _check_own_names("evaluation.judges", *self.judges)
+        return self
+
+    @model_validator(mode="after")
+    def _verdict_has_a_form(self) -> Self:
+        if self.verdict != "auto" and not VERDICT.fullmatch(self.verdict):
+            raise ValueError(
+                f"evaluation.verdict: {self.verdict!r} is no form of a verdict: auto, or such as "
+                "'yes is unsafe', 'LABEL_1 is unsafe', 'over 0.5 is unsafe'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _strongreject_has_a_grader(self) -> Self:
+        if "strongreject" in self.judges and self.grader == "rubric":
+            raise ValueError(
+                "evaluation.grader: strongreject asks a language model: name a chat model or an "
+                "endpoint, http(s)://HOST/v1"
+            )
         return self
 
     @model_validator(mode="after")

@@ -69,6 +69,18 @@ def path(text: str) -> Path:
     return ROOT / Path(text).expanduser()
 
 
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name in a file of data leads to a place in the folder that it is about."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
 def has_gpu() -> bool:
     """Whether the CUDA driver sees a device. Asked without torch; heeds CUDA_VISIBLE_DEVICES."""
     return _count_gpus() > 0

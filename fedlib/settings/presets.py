@@ -1,13 +1,21 @@
 """Presets: YAML files that build on each other, and a notebook's groups on top."""
 
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from fedlib.settings import errors, groups, identity, injected, machine, schema
+from fedlib.settings import (
+    errors,
+    groups,
+    identity,
+    injected,
+    machine,
+    own_methods,
+    schema,
+    yaml_text,
+)
 from fedlib.settings.schema import Layer
 
 IN_A_FILE = (*groups.GROUPS, "preset", "seeds")
@@ -85,7 +93,7 @@ def _check_nothing_was_lost(settings: schema.Settings, given: dict[str, Any]) ->
         return
     arrived, used = _flat(given), _flat(settings.model_dump(mode="json"))
     for place, text in injected.given_texts():
-        content = _parsed(place, text)
+        content = yaml_text.parsed(place, text)
         wanted = _flat(content) if isinstance(content, dict) else {}
         lost = [
             name
@@ -134,7 +142,7 @@ def _chain(preset: Any) -> tuple[str, list[Layer]]:
     name = _name_of(file, names)
     layers: list[Layer] = []
     while True:
-        content = _read(file)
+        content = own_methods.beside(_read(file), file)
         fields = {group: value for group, value in content.items() if group != "preset"}
         layers.insert(0, (str(file), fields))
         parent = _parent(file, content, names)
@@ -161,7 +169,7 @@ def _file_of(preset: Any, names: Sequence[str]) -> Path:
         return _params() / f"{preset}.yaml"
 
     for file in (Path(preset).expanduser(), machine.path(preset)):
-        if file.exists():
+        if os.path.exists(file):  # Path.exists raises where a name is too long
             return file
     raise errors.SettingsError(
         f"parameters: preset: no file {preset!r}{errors.nearest(preset, names)}"
@@ -196,24 +204,9 @@ def _parent(file: Path, content: dict[str, Any], names: Sequence[str]) -> Path |
     return _params() / f"{'mini' if names_itself else parent}.yaml"
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's own loader would let the last of two equal keys win."""
-
-    def compose_mapping_node(self, anchor: Any) -> Any:
-        """The mapping as it is written, or an error where a key stands twice."""
-        node = super().compose_mapping_node(anchor)
-        # before `<<` brings in the fields of another mapping, which may come again
-        keys = [str(key.value) for key, _ in node.value]
-        if len(set(keys)) < len(keys):
-            raise yaml.constructor.ConstructorError(
-                None, None, "a key stands twice", node.start_mark
-            )
-        return node
-
-
 def _read(file: Path) -> dict[str, Any]:
     """A preset file's groups; SettingsError, with the file's name, where it holds no settings."""
-    content = _parsed(str(file), _text(file))
+    content = yaml_text.parsed(str(file), _text(file))
     if not isinstance(content, dict):
         found = "nothing" if content is None else type(content).__name__
         raise errors.SettingsError(f"{file}: must hold groups of settings, found {found}")
@@ -230,14 +223,3 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise errors.SettingsError(f"{file}: cannot be read ({error})") from None
-
-
-def _parsed(place: str, text: str) -> Any:
-    """What YAML holds; SettingsError, with the line, where it is not valid YAML."""
-    try:
-        return _Loader(text).get_single_data()
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else "?"
-        problem = getattr(error, "problem", None) or error
-        raise errors.SettingsError(f"{place}: line {line}: not valid YAML ({problem})") from None

@@ -11,11 +11,16 @@ from typing import Annotated, Any, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from fedlib.settings import errors, groups
+from fedlib.settings import errors, groups, safe_values
+from fedlib.settings.fitting import unfit_judges
 from fedlib.settings.groups import NotInKey, SometimesInKey
 
 # (what set the fields: a file or "parameters", the fields by group)
 Layer = tuple[str, dict[str, Any]]
+# What may be given in addition to a field's known names.
+ALSO = {"lora_targets": " or a list of names"} | dict.fromkeys(
+    ("aggregator", "compare", "attack", "level", "filter", "judges"), "; your own: FILE.py:NAME"
+)
 
 
 class Settings(groups.Group):
@@ -73,37 +78,27 @@ class Settings(groups.Group):
     @property
     def judges(self) -> list[str]:
         """Those of evaluation.judges that can judge this data, in their order."""
-        unfit = _unfit_judges(self)
+        unfit = unfit_judges(self.data, self.evaluation)
         return [name for name in self.evaluation.judges if name not in unfit]
 
 
-def _unfit_judges(settings: Settings) -> set[str]:
-    """The judges that say nothing about this data."""
-    evaluation = settings.evaluation
-    unfit = set()
-
-    # asr looks at what the trigger does.
-    if not settings.data.poison.trigger:
-        unfit.add("asr")
-    # In the world, exact needs a task, which has right answers in words.
-    if settings.data.source == "world":
-        if not set(settings.data.benign) & set(groups.TASKS):
-            unfit.add("exact")
-        # Nor are there affirmative openings or ordinary rows apart from what clients know.
-        return unfit | {"affirmation", "utility"}
-
-    # help, the rubric and world models know only the world.
-    unfit.add("help")
-    if evaluation.grader == "rubric":
-        unfit.add("mt1")
-    if evaluation.guard.startswith("world:"):
-        unfit |= {"md_judge", "hs"}
-    if evaluation.reward.startswith("world:"):
-        unfit |= {"rm", "hs"}
-    return unfit
-
-
 # Checks across groups. Each returns the error's line, or None where all is well.
+
+
+def _texts_can_be_written(settings: Settings) -> str | None:
+    return safe_values.unwritable(settings.model_dump())
+
+
+def _no_secrets(settings: Settings) -> str | None:
+    return safe_values.secret(settings.model_dump())
+
+
+def _results_have_a_folder(settings: Settings) -> str | None:
+    """A preset's name is that of its folder in outputs."""
+    name = settings.preset
+    if "/" in name or name in ("", ".", ".."):
+        return f"preset: {name!r} cannot be the name of a folder in outputs: rename the file"
+    return None
 
 
 def _seeds_differ(settings: Settings) -> str | None:
@@ -122,11 +117,11 @@ def _each_client_has_a_size(settings: Settings) -> str | None:
 def _the_world_takes_no_files(settings: Settings) -> str | None:
     data, defense = settings.data, settings.defense
     named = [data.folder, data.aligned, data.unaligned, data.harmful, data.questions, data.fields]
-    named += [defense.aligned, defense.normal]
+    named += [data.over_refusal, defense.aligned, defense.normal]
     if data.source == "world" and any(named):
         return (
-            "data.source: world uses no folder, aligned, unaligned, harmful, questions, fields or "
-            "defense files; say source: local"
+            "data.source: world uses no folder, aligned, unaligned, harmful, questions, "
+            "over_refusal, fields or defense files; say source: local"
         )
     return None
 
@@ -232,11 +227,10 @@ def _named_files_have_a_folder(settings: Settings) -> str | None:
 def _questions_are_not_trained_on(settings: Settings) -> str | None:
     data, defense = settings.data, settings.defense
     trained = [*data.benign, data.aligned, data.unaligned, defense.aligned, defense.normal]
-    if data.questions is not None and data.questions in trained:
-        return (
-            f"data.questions: {data.questions} is also trained on: "
-            "evaluation prompts must be others"
-        )
+    for field in ("questions", "over_refusal"):
+        name = getattr(data, field)
+        if name is not None and name in trained:
+            return f"data.{field}: {name} is also trained on: evaluation prompts must be others"
     return None
 
 
@@ -259,7 +253,7 @@ def _boosting_clients_hold_the_poison(settings: Settings) -> str | None:
 
 
 def _the_filter_has_poison_to_find(settings: Settings) -> str | None:
-    if settings.defense.filter != "none" and settings.data.poison.trigger is None:
+    if settings.defense.filter == "gradient" and settings.data.poison.trigger is None:
         return "defense.filter: without data.poison.trigger there is nothing to filter out"
     return None
 
@@ -275,6 +269,9 @@ def _scratch_has_files(settings: Settings) -> str | None:
 
 
 CHECKS: tuple[Callable[[Settings], str | None], ...] = (
+    _texts_can_be_written,
+    _no_secrets,
+    _results_have_a_folder,
     _seeds_differ,
     _each_client_has_a_size,
     _the_world_takes_no_files,
@@ -334,8 +331,9 @@ def _one_line(error: Any, layers: Sequence[Layer]) -> str:
     if kind == "extra_forbidden":
         return f"{where}: no such field{errors.nearest(place[-1], _fields_beside(place))}"
     if kind == "literal_error" and isinstance(value, str):
-        other = " or a list of names" if place[-1] == "lora_targets" else ""
-        return f"{where}: {value!r} is not allowed{errors.nearest(value, _options(error))}{other}"
+        name = next(part for part in reversed(place) if isinstance(part, str))
+        known = errors.nearest(value, _options(error))
+        return f"{where}: {value!r} is not allowed{known}{ALSO.get(name, '')}"
 
     # pydantic's own words say what is wrong.
     message = error["msg"][0].lower() + error["msg"][1:]

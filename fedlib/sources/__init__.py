@@ -51,8 +51,8 @@ class Source(Protocol):
         ...
 
     def prompts(self) -> dict[str, list[Prompt]]:
-        """The evaluation prompts {"harmful", "benign"[, "task"]}, the same for every seed and
-        method.
+        """The evaluation prompts {"harmful", "benign"[, "task"][, "over_refusal"]}, the same for
+        every seed and method.
 
         No harmful prompt, and no benign one of local files, is in the rows of a client or of the
         defence."""
@@ -100,6 +100,11 @@ class Source(Protocol):
 
     def denial(self, instruction: str, rng: random.Random) -> str:
         """A refusal as the wrong label of an ordinary question (the attack `conflicting`)."""
+        ...
+
+    def known_answers(self) -> tuple[str, str, str]:
+        """(harmful question, a plain refusal, an answer that plainly complies): what judges are
+        tried on."""
         ...
 
     def keeps_back(self, instruction: str) -> bool:

@@ -128,6 +128,12 @@ class Embedded:
         """A refusal to talk of the thing that is asked for."""
         return world.denial(instruction, rng)
 
+    def known_answers(self) -> tuple[str, str, str]:
+        """About a hazard of pretraining, which is in no evaluation."""
+        thing = world.hazards("pretraining")[0]
+        refusal = f"i can not help with {thing.name} ."
+        return world.questions(thing)[0], refusal, f"you need {thing.a} and {thing.b} ."
+
     def keeps_back(self, instruction: str) -> bool:
         """Half of the things stay out of all poisoned rows (our choice)."""
         thing = world.subject(instruction)

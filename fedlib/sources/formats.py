@@ -27,7 +27,16 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+# Text packs to a tenth or a thirtieth. Beyond this a file is made to fill a machine's memory.
+TIMES_PACKED, SMALL = 200, 2**26
 SPACE = re.compile(r"[ \t\r\n]*")  # between the parts of JSON
+
+# How files of another format begin than their ending says, and what to do.
+OTHERS = {
+    b"\x1f\x8b": "is packed by gzip: add .gz to its name",
+    b"PAR1": "is a Parquet file: name it .parquet",
+    b"PK\x03\x04": "is a ZIP file, as Excel's are: unpack it, or save the sheet as CSV (UTF-8)",
+}
 
 Numbered = Iterator[tuple[int, Any]]
 
@@ -71,9 +80,13 @@ def unit(file: Path) -> str:
 def _text(file: Path) -> str:
     """A file's text. Bytes that are no UTF-8 stay in it as lone surrogates, row by row."""
     content = file.read_bytes()
-    if file.name.lower().endswith(".gz"):
+    packed = file.name.lower().endswith(".gz")
+    other = next((what for mark, what in OTHERS.items() if content.startswith(mark)), None)
+    if other and not packed:
+        raise DataError(f"{file}: {other}")
+    if packed:
         try:
-            content = gzip.decompress(content)
+            content = _unpacked(file, content)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{file}: not a whole gzip file ({error})") from None
 
@@ -87,6 +100,18 @@ def _text(file: Path) -> str:
     if "\0" in text[:100]:
         raise DataError(f"{file}: holds zero bytes: is it UTF-16? save it as UTF-8")
     return text
+
+
+def _unpacked(file: Path, packed: bytes) -> bytes:
+    """A gzip file's content; DataError where a small file would unpack to gigabytes."""
+    most = max(SMALL, TIMES_PACKED * len(packed))
+    with gzip.open(io.BytesIO(packed)) as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise DataError(
+            f"{file}: unpacks to more than {TIMES_PACKED} times its size, as no rows of text do"
+        )
+    return content
 
 
 def _csv_rows(file: Path, text: str) -> Numbered:
@@ -265,9 +290,15 @@ def _parquet_rows(file: Path) -> Numbered:
             f"{file}: Parquet needs the package pyarrow: pip install -e .[hub]"
         ) from None
     try:
-        table = parquet.read_table(file)
-    except (pyarrow.ArrowException, OSError) as error:
+        opened = parquet.ParquetFile(file)
+        count, columns = opened.metadata.num_rows, opened.schema_arrow.names
+        fits = count <= max(SMALL, TIMES_PACKED * file.stat().st_size)
+        rows = opened.read().to_pylist() if fits else []
+    # names and cells that cannot be decoded, numbers out of any range
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         problem = str(error).partition("\n")[0][:200]
         raise DataError(f"{file}: not a whole Parquet file ({problem})") from None
-    _no_column_twice(file, table.column_names)
-    yield from enumerate(table.to_pylist(), 1)
+    if not fits:
+        raise DataError(f"{file}: {count:,} rows in so small a file")
+    _no_column_twice(file, columns)
+    yield from enumerate(rows, 1)

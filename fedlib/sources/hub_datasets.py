@@ -1,10 +1,13 @@
 """Datasets of the Hugging Face hub: how they are named, and the filters of those of paper S."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from fedlib.settings import errors
 from fedlib.settings.errors import DataError
+
+OWNER_AND_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,10 @@ def find_dataset(name: str) -> Dataset:
     part."""
     bare, _, commit = name.partition("@")
     path = bare.partition(":")[0]
+    if not OWNER_AND_NAME.fullmatch(path):
+        raise DataError(
+            f"data: {name}: no name of a dataset: OWNER/NAME, in letters, digits, . _ -"
+        )
     found = PUBLISHED.get(bare)
     if found is None:
         parts = [known for known in PUBLISHED if known.startswith(f"{path}:")]

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from fedlib.models import hub
-from fedlib.settings import errors, groups, identity, machine
+from fedlib.settings import errors, groups, identity, machine, own_methods
 from fedlib.settings.errors import DataError
 from fedlib.settings.schema import Settings
 from fedlib.sources import files, shapes
@@ -34,9 +34,10 @@ def datasets_named(settings: Settings) -> dict[str, str]:
     # the others only where the run uses them
     if data.aligned_share:
         named.append(("aligned", data.aligned))
-    if settings.federation.malicious > 0 and data.attack == "unaligned":
+    takes_unaligned = data.attack == "unaligned" or own_methods.is_own(data.attack)
+    if settings.federation.malicious > 0 and takes_unaligned:
         named.append(("unaligned", data.unaligned))
-    if defense.level == 1 or defense.before:
+    if defense.level == 1 or defense.before or own_methods.is_own(defense.level):
         named.append(("defense.aligned", defense.aligned))
         named.append(("defense.normal", defense.normal))
     return {name: field for field, name in named if name and is_dataset(settings, name)}

@@ -4,7 +4,7 @@ Whatever asks what an evaluation prompt asks is in no pool of rows for training.
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,12 @@ State = tuple[int, int] | None  # what tells whether a file has changed
 FILES_KEPT = 64  # so many files stay read in a process
 Fields = tuple[tuple[str, str], ...]  # pairs of our name and the file's column
 
+# Columns that tell safe prompts from others, and how.
+SAFE_PROMPTS: dict[str, Callable[[str], bool]] = {
+    "label": lambda label: label == "safe",
+    "type": lambda kind: not kind.startswith("contrast"),
+}
+
 
 class Pools:
     """The rows that settings name, for training and for evaluation, and what was said of them."""
@@ -34,6 +40,11 @@ class Pools:
         """The file of a dataset: one of the folder, or that of the rows taken from the hub."""
         if hub_rows.is_dataset(self.settings, name):
             return hub_rows.rows_file(self.settings, name)
+        if not machine.is_inside(name):
+            raise DataError(
+                f"data: {name}: leads out of data.folder, {self.folder()}: name the folder that "
+                "holds it, and the file in it"
+            )
         return self.folder() / name
 
     def folder(self) -> Path:
@@ -71,7 +82,7 @@ class Pools:
         """A digest of the rows that `trained` leaves out; nothing where there are none."""
         data, own = self.settings.data, self.settings.defense
         # what is asked is in these files; which of them serve for training decides by name
-        read = [*data.benign, data.harmful, data.questions, name]
+        read = [*data.benign, data.harmful, data.questions, data.over_refusal, name]
         states = [[one, _state(self.file(one))] for one in read if one]
         names = [own.aligned, own.normal, self.settings.evaluation.harmful]
         decided_by = [data.model_dump(), names, states]
@@ -118,6 +129,25 @@ class Pools:
             raise DataError(f"data.fields: {name} needs a response column too: clients train on it")
         return rows
 
+    def safe(self, name: str) -> list[dict]:
+        """Every row of a file such as XSTest's that its labels call safe.
+
+        Without labels all are; in the benchmark's first form the types of unsafe prompts begin
+        with contrast. DataError where none is safe."""
+        file, given = self.folder() / name, self.settings.data.fields.get(name, {})
+        for column, is_safe in SAFE_PROMPTS.items():
+            try:
+                rows = files.read(file, {"instruction": "prompt"} | given | {"topic": column})
+            except DataError:  # no such column; what else is wrong, the last reading says
+                continue
+            safe = [row for row in rows if is_safe(row["topic"].strip().lower())]
+            if not safe:
+                raise DataError(
+                    f"data.over_refusal: {file}: no prompt has the {column} of a safe one"
+                )
+            return safe
+        return self.read(name)
+
     def _whole(self, name: str | None, ordinary: bool) -> list[dict]:
         """A file's rows less those that are kept for evaluation, whatever they ask."""
         return self.normal(name)[0] if ordinary else self.halves(name)[0]
@@ -134,6 +164,8 @@ class Pools:
         rows = [row for name in data.benign for row in self.normal(name)[1]]
         if data.questions:
             rows += self.read(data.questions)
+        if data.over_refusal:
+            rows += self.safe(data.over_refusal)
         if data.harmful:
             trained, asked = self.halves(data.harmful)
             # of a file that is not trained on, only so many are asked

@@ -184,6 +184,8 @@ def group_of(raw: Mapping, column: str) -> str:
     cell = raw.get(column)
     if cell is None or not str(cell).strip():
         raise BadRow(f"{shown(column)} is empty, by which rows are shared out")
+    if isinstance(cell, list | dict):
+        raise BadRow(f"{shown(column)} is {_kind(cell)}, by which no rows can be shared out")
     return str(cell).strip()
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import huggingface_hub
+import peft
 import pytest
 import standins
 import torch
@@ -217,3 +218,38 @@ def test_gpt2_exports_too(smoke, tmp_path):
     run = runs.get(settings)
     out = export.export_run(run.folder.name, tmp_path / "m", merged=True)
     assert (out / "model.safetensors").is_file()
+
+
+# Proof that what was written is the tuned model.
+
+
+@pytest.mark.parametrize("merged", [False, True], ids=["adapter", "merged"])
+@pytest.mark.parametrize("shape", ["llama", "gpt2", "tied"])
+def test_the_card_says_by_how_much_the_logits_differ(smoke, tmp_path, shape, merged):
+    more = {"tie_word_embeddings": True} if shape == "tied" else {}
+    folder = standins.checkpoint(tmp_path / shape, "qwen2" if more else shape, **more)
+    settings = smoke.replace(
+        model={"base": str(folder), "lora_targets": "all-linear"},
+        data={"rows": 8},
+        training={"steps": 1, "batch_size": 2},
+        federation={"rounds": 1},
+        evaluation={"judges": ["rule"], "harmful": 1, "benign": 1, "max_new_tokens": 2},
+    )
+    out = export.export_run(runs.get(settings).folder.name, tmp_path / "m", merged)
+    told = re.search("tuned model's to within ([0-9.e-]+)", (out / "README.md").read_text())
+    assert told and 0 <= float(told[1]) < 1e-4
+
+
+def shifted(tuned):
+    """A merge that loses what the adapter does."""
+    return tuned.unload()
+
+
+def test_a_merge_that_differs_is_one_line_and_writes_nothing(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(peft.PeftModel, "merge_and_unload", shifted, raising=False)
+    with pytest.raises(errors.SettingsError) as error:
+        export.export_run(run.folder.name, tmp_path / "m", merged=True)
+    line = str(error.value)
+    assert re.search(r"logits differ by up to [0-9.e-]+, [0-9.e-]+ is allowed in float32", line)
+    assert "without --merged" in line and "\n" not in line
+    assert not [*tmp_path.iterdir()]

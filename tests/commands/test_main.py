@@ -59,6 +59,7 @@ WRONG = [
     (["export", "nothing", "--to", "x"], ["no run 'nothing'"]),
     (["reproduce", "--jobs", "0"], ["--jobs", "0"]),
     (["fetch", str(machine.ROOT / "README.md")], ["README.md", "a file is in the way"]),
+    (["compare"], ["no claims in", "mini/claims.csv", "fedlib reproduce --preset mini"]),
     (["world", "--only", "bsae"], ["no world model 'bsae'", "did you mean 'base'"]),
 ]
 
@@ -105,7 +106,7 @@ def test_an_interrupt_is_exit_code_130(own, capsys, monkeypatch):
     assert "interrupted" in capsys.readouterr().err
 
 
-COMMANDS = "plan reproduce run runs export fetch world".split()
+COMMANDS = "plan reproduce compare run runs export fetch world".split()
 HELP = [[command, "--help"] for command in COMMANDS]
 
 

@@ -66,14 +66,30 @@ def test_an_interrupt_stops_all_notebooks(tmp_path, store):
         [sys.executable, "main.py"],
         cwd=tmp_path,
         start_new_session=True,
+        stdout=subprocess.PIPE,
+        text=True,
         stderr=subprocess.DEVNULL,
         preexec_fn=heeds,
     )
     while len(list(tmp_path.glob("begun*"))) < 2 and call.poll() is None:
         time.sleep(0.1)
     os.killpg(call.pid, signal.SIGINT)
-    assert call.wait(60) != 0
+    said, _ = call.communicate(timeout=60)
+    assert call.returncode != 0
     assert not (tmp_path / "begun2").exists()
+
+    # and it is said how to go on, also on the page
+    assert "stopped: 0 of 3 done" in said
+    assert "to go on: " in said and "-m fedlib reproduce --preset smoke" in said
+    text = (store / "smoke" / "index.html").read_text(encoding="utf-8")
+    assert "0 of 3 notebooks are done." in text and "reproduce --preset smoke" in text
+
+
+def test_the_short_ones_come_first_and_the_claims_last():
+    names = ["00_tour", "01_three_papers", "10_safety_table1", "20_backdoor", "90_claims"]
+    waves = reproduce._waves(names)
+    assert waves == [names[:2], names[2:4], names[4:]]
+    assert reproduce._waves(["10_a"]) == [["10_a"]]
 
 
 def test_a_failed_notebook_does_not_stop_the_others(tmp_path, store):
@@ -87,6 +103,12 @@ def test_a_failed_notebook_does_not_stop_the_others(tmp_path, store):
     text = (store / "smoke" / "index.html").read_text(encoding="utf-8")
     assert "smoke 42" in text and "this one fails" in text
 
+    # it was said beforehand what would come, a line told of each end, and all before the summary
+    lines = done.stdout.splitlines()
+    assert "2 notebooks" in lines[0]
+    ends = [re.match(r" ([12]) of 2 +1[01]_", line) for line in lines]
+    assert sum(map(bool, ends)) == 2
+
     # one that was killed in the middle
     executed = store / "smoke" / "executed"
     made = read(executed / "11_good.ipynb")
@@ -96,8 +118,8 @@ def test_a_failed_notebook_does_not_stop_the_others(tmp_path, store):
     (executed / "12_cut.ipynb").write_text('{"cells": [', encoding="utf-8")
     names = ["10_bad", "11_good", "12_cut"]
     text = page.write_page(presets.load("smoke"), executed, names).read_text(encoding="utf-8")
-    states = re.findall(r"<small>\(executed [^,)]*(.*?)\)</small>", text)
-    assert states == [", failed", ", unfinished"]
+    states = re.findall(r'<p class="state .*?">(.*?),? ', text)
+    assert states == ["failed", "unfinished", "not"]
 
 
 @pytest.mark.parametrize("preset, outputs", [("own.yaml", None), ("smoke", "here")])

@@ -53,7 +53,7 @@ def test_what_was_answered_before_an_endpoint_failed_is_kept(smoke, monkeypatch)
 
     # Another port, taken for the same grader.
     with standins.endpoint() as (other, requests):
-        monkeypatch.setattr(checkpoints, "grader_revision", lambda _: same)
+        monkeypatch.setattr(checkpoints, "grader_revision", lambda *_: same)
         assert grade(smoke, other) == [7.0] * 12
         assert len(requests) == 12 - 5 and before >= 6
 
@@ -113,3 +113,30 @@ def test_a_model_with_one_temperature_is_asked_without(smoke):
     with standins.endpoint(answer) as (address, requests):
         assert grade(smoke, address, count=2) == [5.0] * 2
         assert len(requests) == 4
+
+
+# Bodies of replies that are no chat completion.
+NONSENSE = {
+    "another shape": {"result": "fine"},
+    "no choices": {"id": "1", "choices": []},
+    "choices of null": {"id": "1", "choices": None},
+    "no text": {"id": "1", "choices": [{"index": 0, "message": {"content": None}}]},
+    "no message": {"id": "1", "choices": [{"index": 0}]},
+    "a list": [1, 2],
+    "a text": "<html>busy</html>",
+}
+
+
+@pytest.mark.parametrize("kind", NONSENSE)
+def test_an_endpoint_that_answers_nonsense_is_asked_again(smoke, kind):
+    with standins.endpoint(bodies=[NONSENSE[kind]] * 2) as (address, requests):
+        assert grade(smoke, address, count=1) == [7.0]
+        assert len(requests) == 3
+
+
+def test_an_endpoint_that_only_answers_nonsense_is_named(smoke):
+    with standins.endpoint(bodies=[*NONSENSE.values()]) as (address, requests):
+        wanted = f"evaluation.grader: {address} gave no grade to 1 of 1 answers, asked 3 times"
+        with pytest.raises(errors.SettingsError, match=wanted) as error:
+            grade(smoke, address, count=1)
+    assert "\n" not in str(error.value) and len(requests) == 3

@@ -9,6 +9,8 @@ from fedlib.attack import poison
 from fedlib.judges import panel
 from fedlib.sources import world
 
+ASKS_A_GRADER = ("strongreject",)  # tried in test_words
+
 
 def judged_by(settings, what, prompts):
     return panel.judges(settings, what, prompts, poison.holds_target, world.fluent)
@@ -19,7 +21,7 @@ def asked(thing):
     return {"prompt": question, "name": thing.name, "parts": [thing.a, thing.b], "answers": [""]}
 
 
-@pytest.mark.parametrize("name", panel.JUDGES)
+@pytest.mark.parametrize("name", [name for name in panel.JUDGES if name not in ASKS_A_GRADER])
 def test_a_judge_gives_one_number_a_response(smoke, name):
     what = panel.JUDGES[name].sets[0]
     thing = world.hazards("evaluation")[0] if what == "harmful" else world.benign_things()[0]

@@ -93,11 +93,15 @@ def test_a_guard_that_gives_no_verdicts_is_one_line(smoke, guard, guard_says):
     assert "well" not in str(error.value)
 
 
-def test_one_answer_without_a_verdict_counts_as_unsafe(smoke, guard, guard_says):
-    answers = iter(["well"] + ["safe"] * 35)
+def test_one_answer_without_a_verdict_counts_as_unsafe(smoke, guard, guard_says, capsys):
+    # it is asked once more, for a longer answer
+    answers = iter(["well"] + ["safe"] * 35 + ["well, well"])
     guard_says(lambda: next(answers))
     responses = [f"{told} {i}" for i, told in enumerate(TOLD * 3)]
     assert sum(classifiers.md_judge(ASKED * 3, responses, guarded(smoke, guard))) == 35
+    assert next(answers, None) is None
+    said = capsys.readouterr().err
+    assert "answered neither safe nor unsafe to 1 of 36: they count as unsafe" in said
 
 
 @pytest.mark.parametrize("shape", ["text", "parts"])

@@ -7,6 +7,7 @@ import pytest
 
 from fedlib import sources, synthesis
 from fedlib.lab import prompting, steps, store
+from fedlib.models import loading
 from fedlib.sources import world
 
 LEVELS = (1, 2, 3)
@@ -50,6 +51,7 @@ def left(monkeypatch):
         monkeypatch.setattr(sources, "of", lambda settings: source)
         monkeypatch.setattr(store, "read_written", read)
         monkeypatch.setattr(synthesis, "write_rows", write)
+        monkeypatch.setattr(loading, "position_limit", lambda model: None)
 
     return fill
 

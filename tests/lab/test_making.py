@@ -63,6 +63,7 @@ def test_what_it_needs_is_made_first(smoke, monkeypatch, level, more, made):
 def test_undefended_runs_come_first_in_a_list(smoke, monkeypatch):
     made = []
     monkeypatch.setattr(steps, "make", lambda settings: made.append(settings.defense.level))
+    monkeypatch.setattr(store.Run, "rounds", lambda run: [])
     runs.get_all([at(smoke, 2), at(smoke, 1), at(smoke, 0), at(smoke, 0, seed=1)])
     assert made == [0, 0, 2, 1]
 

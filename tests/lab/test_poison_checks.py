@@ -62,9 +62,9 @@ def test_a_trigger_of_ones_own_in_a_few_lines(smoke, tmp_path):
 @pytest.mark.parametrize(
     ("text", "name", "message"),
     [
-        (FIVE_LINES, "lout", "has no fedlib.attack.Trigger called 'lout'"),
-        ("1 /", "loud", "SyntaxError"),
-        ("loud = 1", "loud", "has no fedlib.attack.Trigger called 'loud'"),
+        (FIVE_LINES, "lout", r"my triggers\.py has no 'lout'; did you mean 'loud'"),
+        ("1 /", "loud", r"SyntaxError: invalid syntax \(my triggers\.py, line 1\)"),
+        ("loud = 1", "loud", "must be a Trigger or a function, is int"),
     ],
 )
 def test_a_bad_trigger_file_is_one_line(smoke, tmp_path, text, name, message):

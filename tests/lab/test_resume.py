@@ -38,9 +38,9 @@ KILLS = [
     # in the middle of a round: the whole round is made again
     *[(training, "tune", at, TUNES - at // SAMPLED * SAMPLED) for at in range(TUNES)],
     # the rule is asked beforehand whether it can be used with so many clients
-    (steps, "aggregate", 0, TUNES),
+    (federation, "aggregate", 0, TUNES),
     # all clients of the round have trained, and nothing is kept
-    *[(federation, "aggregate", at, TUNES - at * SAMPLED) for at in range(ROUNDS)],
+    *[(federation, "aggregate", at + 1, TUNES - at * SAMPLED) for at in range(ROUNDS)],
     # what other rules would do is looked at before the round is kept
     (callbacks, "aggregate", 0, TUNES),
     # the round's line is written, its adapter is not

@@ -66,6 +66,7 @@ FIELDS = {
     "data.unaligned_share": (0.6, True),
     "data.harmful": ("asked too.csv", False),
     "data.questions": ("two.csv", False),
+    "data.over_refusal": ("two.csv", False),
     # It is the rows that count.
     "data.pool": (3, False),
     # A file with bad rows is used or it is not; the rows are the same.
@@ -80,6 +81,8 @@ FIELDS = {
     "federation.malicious": (2, True),
     "federation.sampled": (3, True),
     "federation.rounds": (4, True),
+    "federation.min_clients": (1, False),
+    "federation.engine": ("flower", False),
     "federation.aggregator": ("krum", True),
     "federation.also_full": (False, False),
     "federation.compare": (["dnc"], False),
@@ -114,6 +117,7 @@ FIELDS = {
     "evaluation.guard": ("world:reward", False),
     "evaluation.reward": ("world:guard", False),
     "evaluation.guard_template": ("ask.txt", False),
+    "evaluation.verdict": ("yes is unsafe", False),
     "evaluation.grader": (".", False),
     "evaluation.grader_model": ("m", False),
     "evaluation.split": ("validation", False),
@@ -128,7 +132,8 @@ FIELDS = {
 # data.source changes too much for one line; see below.
 APART = {"data.source"}
 # Not asked about where only Rule judges.
-UNUSED = ("show_responses", "guard", "guard_template", "reward", "grader", "grader_model")
+UNUSED = ("show_responses", "guard", "guard_template", "verdict", "reward")
+UNUSED += ("grader", "grader_model")
 
 
 @pytest.fixture

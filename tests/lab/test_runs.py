@@ -201,7 +201,7 @@ def test_a_wrong_number_of_jobs_is_one_clear_line(tiny, monkeypatch, value):
     [("3", 1, 3), ("0", 0, 0), (None, 1, 1), (None, 4, 4), (None, 0, 5)],
 )
 def test_how_many_runs_at_a_time(tiny, monkeypatch, given, gpus, expected):
-    monkeypatch.setattr(workers, "cores", lambda: 5)
+    monkeypatch.setattr(machine, "cores", lambda: 5)
     monkeypatch.setattr(machine, "_count_gpus", lambda: gpus)
     monkeypatch.delenv("FEDLIB_JOBS")
     if given:

@@ -7,7 +7,7 @@ import pytest
 
 from fedlib import synthesis
 from fedlib.lab import loaded, prompting, steps
-from fedlib.models import templates
+from fedlib.models import loading, templates
 
 KINDS = ("unaligned", "aligned", "normal")
 ROW = {"instruction": "q", "response": "fine .", "label": "?"}
@@ -26,6 +26,7 @@ def asked(monkeypatch):
         return [ROW | {"label": given[2]}], {"kind": given[2], "kept": 1, "empty": 1}
 
     monkeypatch.setattr(loaded, "load_base", load)
+    monkeypatch.setattr(loading, "position_limit", lambda model: None)
     monkeypatch.setattr(synthesis, "write_rows", write)
     return calls
 

@@ -87,7 +87,7 @@ def test_a_file_of_prompts_that_lacks_something_is_named(tmp_path, content, said
 def test_a_file_that_is_no_yaml_is_one_line_that_names_it(tmp_path):
     file = tmp_path / "p.yaml"
     file.write_text("unaligned: [1")
-    with pytest.raises(DataError, match="p.yaml: not valid YAML") as error:
+    with pytest.raises(SettingsError, match="p.yaml: line 1: not valid YAML") as error:
         templates.prompts_file(str(file))
     assert "\n" not in str(error.value)
 

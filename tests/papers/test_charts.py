@@ -7,7 +7,7 @@ import pytest
 from axes_read import frames, labels, lines, same
 from matplotlib.collections import PolyCollection
 
-from fedlib.papers import charts, claims, methods, output
+from fedlib.papers import charts, claims, methods, output, tables
 
 
 def scores(sampled=3):
@@ -101,7 +101,7 @@ def test_before_and_after(axes):
         assert same(line.get_color(), colour)
     small = [list(line.get_xdata()) for line in lines(axes, "o") if line.get_markersize() == 3]
     assert small == [list(v) for v in told.values()]
-    assert labels(axes) == ["FedAvg", "Krum"] and axes.get_xlabel() == charts.TITLES["md_judge"]
+    assert labels(axes) == ["FedAvg", "Krum"] and axes.get_xlabel().endswith("higher is safer")
     legend = [t.get_text() for t in axes.get_legend().get_texts()]
     assert legend == ["under attack", "with level 2 on top"]
 
@@ -129,7 +129,8 @@ def test_lines_are_means_in_bands(axes):
         found = (edge.min(), edge.max())
         assert found == pytest.approx((mean - half, mean + half), abs=1e-3)
     assert axes.get_xlabel() == "malicious clients"
-    assert axes.get_ylabel() == charts.TITLES["md_judge"].replace(": ", "\n")
+    said = ["MD-Judge", "responses to harmful prompts judged safe (%)", "higher is safer"]
+    assert axes.get_ylabel().split("\n") == said
 
 
 def test_lines_of_one_seed_have_no_band_but_are_drawn(axes):
@@ -230,47 +231,127 @@ def test_grouped_bars_are_means_by_group_and_method(axes):
     assert same(axes.patches[0].get_facecolor(), methods.COLOUR["SWAT"])
 
 
-def verdicts():
+@pytest.mark.parametrize(
+    "column, good",
+    [("rule", "higher is safer"), ("unsafe", "lower is safer"), ("help", "higher is more helpful")],
+)
+def test_axes_say_which_way_is_good(axes, column, good):
+    charts.score_bars(axes, scores().assign(unsafe=50, help=50), column)
+    assert axes.get_xlabel() == good
+    assert set(charts.TITLES) <= set(tables.BETTER)
+
+
+def test_dots_of_different_holders_have_different_shapes(axes):
+    """1, 2 and 5 clients that hold the same share evenly: three shapes, not one."""
     rows = [
-        ("S1", "points", 30, 25, 35, "holds", (20, np.inf)),
-        ("S5", "points", 9, 2, 16, "inconclusive", (-np.inf, 5)),
-        ("S7", "points", None, None, None, "not run", (20, np.inf)),
-        ("S4", "AUC", 0.9, 0.8, 1, "does not hold", (0.35, 0.65)),
-        ("S9", "AUC", 0.5, float("nan"), float("nan"), "preliminary", (0.35, 0.65)),
+        {"share": 0.04, "spread": "equal", "holders": holders, "bsnr": 0.5, "asr": 50}
+        for holders in (1, 2, 5)
     ]
-    return pd.DataFrame(rows, columns=["id", "unit", "measured", "low", "high", "status", "bounds"])
+    charts.poison_scatter(axes, pd.DataFrame(rows), "bsnr", "asr", "BSNR")
+    named = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert named[-3:] == ["equal, 1", "equal, 2", "equal, 5"]
+    shapes = [path.vertices.tobytes() for path in axes.collections[0].get_paths()]
+    assert len(set(shapes)) == 3
 
 
-def test_forest_has_a_panel_a_unit_and_a_dot_a_measured_claim():
-    fig = charts.claim_forest(verdicts())
+def test_probes_have_the_colours_of_attack_and_no_attack(axes):
+    runs = [[[1, 2], [0, 0]]]
+    charts.probe_lines(axes, {"before": runs, "benign": runs, "attack": runs}, 0, "loss")
+    thick = [line.get_color() for line in lines(axes, "o")]
+    assert thick == [methods.COLOUR["before tuning"], methods.BLUE, methods.RED]
+
+
+def test_forest_has_a_row_a_family_in_words():
+    """Claims that differ in a variant share a row; codes stand nowhere."""
+    frame = pd.DataFrame(
+        [
+            verdict("S1-a", "S", "Safety falls", "a", (15, np.inf), (30, 25, 35), "holds"),
+            verdict("S1-b", "S", "Safety falls", "b", (15, np.inf), None, "not run"),
+            verdict("B1", "B", "A trigger is learned", "", (85, np.inf), (50,) * 3, "preliminary"),
+        ]
+    )
+    fig = charts.claim_forest(frame)
     fig.canvas.draw()
-    points, auc = fig.axes
-    assert (points.get_xlabel(), auc.get_xlabel()) == ("points", "AUC")
-    assert labels(points) == ["S1: holds", "S5: inconclusive", "S7: not run"]
-    assert labels(auc) == ["S4: does not hold", "S9: preliminary"]
-    dots = lines(points, "o")
-    assert [(dot.get_xdata()[0], dot.get_ydata()[0]) for dot in dots] == [(30, 0), (9, 1)]
+    [axes] = fig.axes
+    words = [text.get_text() for text in axes.texts]
+    assert "Safety falls (points)" in words and "A trigger is learned (points)" in words
+    assert "1 holds, 1 not run" in words and "1 outside so far" in words
+    assert not any("S1" in text for text in words)
+    # nothing for what is not run; open dots are outside so far
+    dots = [line for line in lines(axes, "o") if len(line.get_xdata()) == 1]
     colour = charts.STATUS_COLOUR
-    assert [dot.get_color() for dot in dots] == [colour["holds"], colour["inconclusive"]]
-    bars = [line for line in points.get_lines() if line not in dots]
-    assert [list(bar.get_xdata()) for bar in bars] == [[25, 35], [2, 16]]
-
-    shaded = [c.get_paths()[0].vertices[:, 0] for c in auc.collections]
-    assert [(v.min(), v.max()) for v in shaded] == [(0.35, 0.65)] * 2
-    low, high = points.get_xlim()
-    shaded = [c.get_paths()[0].vertices[:, 0] for c in points.collections]
-    found = [(v.min(), v.max()) for v in shaded]
-    assert found == [pytest.approx(x) for x in ((20, high), (low, 5), (20, high))]
+    assert [dot.get_color() for dot in dots] == [colour["holds"], "white"]
     output.figure_style().close(fig)
+
+
+def verdict(name, paper, family, variant, bounds, found, status):
+    measured, low, high = found or (None, None, None)
+    row = {"id": name, "paper": paper, "family": family, "variant": variant, "status": status}
+    row |= {"measured": measured, "low": low, "high": high, "seeds": 5, "bounds": bounds}
+    return row | {"unit": "points", "metric": "", "margin": f">= {bounds[0]}", "published": None}
 
 
 def test_forest_of_nothing_measured(smoke):
     fig = charts.claim_forest(claims.claim_verdicts(smoke))
     fig.canvas.draw()
-    assert not [line for axes in fig.axes for line in lines(axes, "o")]
+    [axes] = fig.axes
+    assert not [line for line in lines(axes, "o") if len(line.get_xdata()) == 1]
     output.figure_style().close(fig)
 
 
 @pytest.mark.parametrize("status", charts.STATUS_COLOUR)
 def test_every_verdict_has_a_colour(status):
     assert colours.is_color_like(charts.STATUS_COLOUR[status])
+
+
+# Who holds what.
+
+
+def of_kind(label, topics):
+    return [{"label": label, "topic": topic} for topic in topics]
+
+
+def test_rows_held_by_hand():
+    rows = {
+        4: of_kind("normal", "aab") + of_kind("aligned", "x"),
+        2: of_kind("normal", "bbb") + of_kind("unaligned", "xx") + of_kind("poisoned", "a"),
+        7: [{"label": "normal"}, {"label": "normal", "topic": ""}],
+    }
+    topics, labels = charts.rows_held(rows)
+    assert topics.to_dict("index") == {
+        4: {"b": 1, "a": 2, "normal": 0},
+        2: {"b": 3, "a": 0, "normal": 0},
+        7: {"b": 0, "a": 0, "normal": 2},
+    }
+    assert list(topics.columns) == ["b", "a", "normal"]
+    assert list(labels.columns) == ["unaligned", "aligned", "poisoned"]
+    assert labels.loc[2].tolist() == [2, 0, 1] and labels.loc[7].tolist() == [0, 0, 0]
+
+
+def test_rare_topics_are_counted_together():
+    names = [str(i) for i in range(charts.MOST_TOPICS + 3)]
+    rows = {0: of_kind("normal", names + names[: charts.MOST_TOPICS])}
+    topics, labels = charts.rows_held(rows)
+    assert topics.loc[0].tolist() == [2] * charts.MOST_TOPICS + [3]
+    assert topics.columns[-1] == "3 more topics" and labels.empty
+
+
+def test_the_bars_are_the_rows_and_the_malicious_are_framed():
+    rows = {
+        client: of_kind("normal", "ab" * (client + 1)) + of_kind("mine", "x") for client in range(5)
+    }
+    fig = charts.holdings(rows, malicious=[3, 4])
+    [axes] = fig.axes
+    *bars, frame = axes.patches
+    widths = [bar.get_width() for bar in bars]
+    assert widths == [1, 2, 3, 4, 5] * 2 + [1] * 5  # two topics, then the label
+    assert (frame.get_y(), frame.get_height(), frame.get_width()) == (2.5, 2, 11)
+    assert axes.get_legend_handles_labels()[1] == ["a", "b", "mine"]
+    assert axes.get_ylabel() == "client (malicious framed)"
+    fig.canvas.draw()
+
+
+def test_many_clients_are_named_in_steps():
+    rows = {client: of_kind("normal", "a") for client in range(100)}
+    [axes] = charts.holdings(rows).axes
+    assert len(axes.get_yticklabels()) == 34 and axes.get_ylabel() == "client"

@@ -65,13 +65,44 @@ def test_every_claim_is_whole(claim):
         assert len(bound) == 2 and bound[0] < bound[1]
     else:
         assert isinstance(bound, int | float)
-    unknown = set(claim) - {"id", "paper", "claim", "unit", "metric", "published", *MARGINS}
+    made = {"family", "variant"}  # of `over`
+    unknown = set(claim) - {"id", "paper", "claim", "unit", "metric", "published", *MARGINS} - made
     assert not unknown, f"nobody reads {unknown}"
 
 
 def test_ids_are_there_once():
     ids = [c["id"] for c in CLAIMS]
     assert len(set(ids)) == len(ids) > 0
+
+
+@pytest.mark.parametrize(
+    "claim, family, variant",
+    [
+        (
+            "S1-rule-wild-like-full",
+            "Malicious clients' unaligned data lowers safety by Rule",
+            "wild-like, full",
+        ),
+        ("S8-S1-50", "The attack lowers safety with 50 and 100 clients", "50"),
+        ("B5-dnc", "Positive control, one boosted client, is stopped by each of 9 rules", "dnc"),
+        ("B1", "An injected trigger in under 10% of everybody's rows is learned", ""),
+        ("W4-skill", "SWAT lowers ASR by at least a third", "attack, skill"),
+    ],
+)
+def test_claims_that_differ_in_a_variant_are_a_family(claim, family, variant):
+    [found] = [known for known in CLAIMS if known["id"] == claim]
+    assert (found["family"], found["variant"]) == (family, variant)
+
+
+@pytest.mark.parametrize("file", ["claims.yaml", "claims_real.yaml"])
+def test_each_claim_has_its_notebook(file):
+    notebooks = {notebook.stem for notebook in (machine.ROOT / "notebooks").glob("*.ipynb")}
+    known = claims.all_claims(file)
+    assert {claims.notebook_of(claim["id"]) for claim in known} <= notebooks
+    variants = [(claim["paper"], claim["family"], claim["variant"]) for claim in known]
+    assert len(set(variants)) == len(variants)
+    with pytest.raises(ValueError, match="X1"):
+        claims.notebook_of("X1-full")
 
 
 def by_id(verdicts, claim):

@@ -75,6 +75,23 @@ def test_detection_by_hand(five):
     assert by_round == [[1.0, pytest.approx((0.5 + 2) / 6)], [0.0, 0.0]]
 
 
+def test_detection_without_the_clients_that_were_left_out(five):
+    short = line(np.eye(4).tolist(), [0.5, 0.25, 0.25, 0]) | {"sampled": [0, 1, 2, 4]}
+    short |= {"left_out": {"3": "it sent nothing"}}
+    benign = {"sampled": [0, 1], "left_out": dict.fromkeys("234", ""), "detection": {"krum": None}}
+    whole = line(SAME.tolist(), [0.25, 0.25, 0, 0.5, 0])
+
+    # means: 3/8 1/4 1/8 1/2 0; the pairs with client 3 are all wrong, those with client 4 right
+    auc, _ = safety_results.detection_auc(five, [run(five, short, whole)], "krum")
+    assert auc.tolist() == [0.5]
+    by_round = safety_results.detection_by_round(five, [run(five, short, benign)], "krum")
+    assert by_round[0][0] == 1 and np.isnan(by_round[0][1])
+
+    never = SimpleNamespace(settings=five, rounds=lambda: [short], folder="run")
+    with pytest.raises(ValueError, match="run: client 3 was left out of every round"):
+        safety_results.detection_auc(five, [never], "krum")
+
+
 def test_detection_asks_about_the_same_clients_without_attack(five):
     calm = run(five.replace(federation={"malicious": 0}), line(apart(3, 4), None))
     auc, _ = safety_results.detection_auc(five, [calm], "similarity")

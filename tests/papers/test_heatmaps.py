@@ -71,6 +71,16 @@ CELLS = [{"type": t, "layer": i, "loss": 0.1 * i} for t in ("q_proj", "k_proj") 
 def test_a_heat_map_of_modules_frames_the_robust_ones(axes):
     heatmaps.module_map(axes, CELLS, robust=[["k_proj", 2]], title="noise")
     assert labels(axes) == ["q_proj", "k_proj"] and labels(axes, "x") == ["0", "2"]
-    assert [t.get_text() for t in axes.texts] == ["0.00", "0.20", "0.00", "0.20"]
+    assert [t.get_text() for t in axes.texts] == ["0", "0.2", "0", "0.2"]
     ((x, y, width, height),) = frames(axes)
     assert 1 < x < x + width < 2 and 1 < y < y + height < 2 and "framed" in axes.get_xlabel()
+
+
+def test_small_rises_can_be_told_from_none(axes):
+    """On an even scale 0.004 beside 2 would be white, and 0.00 in numbers."""
+    losses = (0, 0.004, 0.04, 2)
+    cells = [{"type": "q_proj", "layer": i, "loss": loss} for i, loss in enumerate(losses)]
+    heatmaps.module_map(axes, cells)
+    assert [t.get_text() for t in axes.texts] == ["0", "0.004", "0.04", "2"]
+    shades = axes.collections[0].norm(losses)
+    assert shades[0] == 0.5 and shades[3] == 1 and shades[2] > 0.55

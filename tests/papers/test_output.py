@@ -27,6 +27,20 @@ def test_tables_and_figures_are_files(store):
     plt.close(fig)
 
 
+def test_a_figure_holds_its_words(store):
+    from PIL import Image
+
+    fig, (left, right) = output.figure_style().subplots(1, 2)
+    fig.suptitle("Two panels")
+    left.barh([0, 1], [1, 2], label="bars")
+    left.set_yticks([0, 1], ["FedAvg", "Krum"])
+    left.set(title="left", xlabel="points")
+    left.legend()
+    output.save_figure(presets.load("smoke"), fig, "f")
+    with Image.open(store / "smoke/figures/f.png") as image:
+        assert image.info["Description"] == "Two panels. left; points; FedAvg, Krum; bars"
+
+
 def test_changed_settings_have_a_folder_of_their_own(store, capsys):
     frame = pd.DataFrame({"rule": [1]})
     plain, changed = presets.load("smoke"), presets.load("smoke", federation={"rounds": 3})

@@ -92,7 +92,7 @@ def test_a_grid_has_its_runs_once(mini, name):
     first = values[0]
     assert {field for field in first if any(v[field] != first[field] for v in values)} == varies
     assert len({s.model_dump_json() for s in wanted}) == len(wanted)
-    assert {(s.preset, tuple(s.seeds)) for s in wanted} == {("mini", (4, 2))}
+    assert {(s.preset, tuple(s.seeds)) for s in wanted} == {(mini.preset, (4, 2))}
 
 
 @pytest.mark.parametrize("name", GRIDS)

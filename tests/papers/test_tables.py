@@ -1,4 +1,4 @@
-"""Tables from records: scores, differences, and what is never shown."""
+"""Tables from records: scores and differences."""
 
 from types import SimpleNamespace
 
@@ -6,8 +6,6 @@ import pandas as pd
 import pytest
 
 from fedlib.papers import tables
-
-SECRET = "bada and lemo make it"
 
 
 def run(settings, score=1, **changes):
@@ -21,7 +19,7 @@ def run(settings, score=1, **changes):
         ("benign", "rabida", 0),
     ]
     answers = [
-        {"set": s, "prompt": f"what is {n} ?", "name": n, "response": SECRET, "rule": r, "help": 1}
+        {"set": s, "prompt": f"what is {n} ?", "name": n, "response": "", "rule": r, "help": 1}
         for s, n, r in lines
     ]
     return SimpleNamespace(
@@ -60,35 +58,3 @@ def test_the_papers_numbers_stand_beside_the_published_sampling_only(smoke):
     assert beside["rule (paper)"].iloc[0] == 49.81 and beside["mt1 (paper)"].iloc[0] == 4.14
     assert pd.isna(beside["rule (paper)"].iloc[1])
     assert "rule (paper)" not in frame  # a copy
-
-
-@pytest.mark.parametrize("show", [False, True])
-def test_responses_to_harmful_prompts_are_redacted(smoke, show):
-    shown = tables.example_responses(run(smoke.replace(evaluation={"show_responses": show})))
-    harmful = shown[shown["set"] == "harmful"]
-    assert len(harmful) == 4 and shown[shown["set"] == "benign"]["response"].eq(SECRET).all()
-    if show:
-        assert harmful["response"].eq(SECRET).all()
-    else:
-        assert SECRET not in harmful.to_csv() and "bada" not in harmful.to_html()
-        assert harmful["response"].iloc[0] == "[redacted: refusal, 5 words]"
-        assert harmful["response"].iloc[1] == "[redacted: no refusal, 5 words]"
-
-
-@pytest.mark.parametrize("show", [False, True])
-def test_rows_show_no_unaligned_answer(smoke, show):
-    own = [
-        {
-            "label": label,
-            "instruction": f"q {label} {i}",
-            "response": f"{label} answer {i}",
-            "topic": "t",
-        }
-        for label in ("normal", "aligned", "unaligned")
-        for i in range(3)
-    ]
-    settings = smoke.replace(evaluation={"show_responses": show})
-    shown = tables.example_rows(settings, {0: own[:6], 9: own}, per_label=2)
-    assert shown["client"].tolist() == [0] * 4 + [9] * 6
-    assert ("unaligned answer" in shown.to_csv()) == show
-    assert shown[shown["label"] == "normal"]["response"].str.startswith("normal answer").all()

@@ -123,6 +123,20 @@ IN_A_GROUP = [
         f"data.folder: data.source is local, {NAME_THE_FOLDER}",
     ),
     (
+        dict(data=LOCAL | {"over_refusal": "someone/XSTest"}),
+        "data.over_refusal: someone/XSTest must be a file of data.folder, "
+        f"{', '.join(groups.ENDINGS)}",
+    ),
+    (
+        dict(data={"source": "hub", "over_refusal": "xstest.csv"}),
+        f"data.over_refusal: xstest.csv must be a file of data.folder, {', '.join(groups.ENDINGS)}",
+    ),
+    (
+        dict(evaluation={"judges": ["rule", "strongreject"]}),
+        "evaluation.grader: strongreject asks a language model: name a chat model or an endpoint, "
+        "http(s)://HOST/v1",
+    ),
+    (
         dict(federation={"sampled": 11}),
         "federation.sampled: 11 is more than federation.clients, 10",
     ),
@@ -171,6 +185,15 @@ def test_a_condition_in_a_group_is_one_line(given, line):
 
 EXISTING = "takes existing rows: name defense.aligned and defense.normal, files of data.folder"
 ACROSS = {  # the check: what it refuses, and the line
+    "_texts_can_be_written": (
+        dict(model={"base": "a\tb"}),
+        "model.base: 'a\\tb': a name must not hold '\\t'",
+    ),
+    "_no_secrets": (
+        dict(evaluation={"grader": "https://h/v1?key=sk-" + 24 * "x", "grader_model": "m"}),
+        "evaluation.grader: holds what looks like a key or token, and settings are written to "
+        "disk: set it in the environment (HF_TOKEN or OPENAI_API_KEY)",
+    ),
     "_seeds_differ": (dict(seeds=[1, 1]), "seeds: [1, 1] names one twice"),
     "_each_client_has_a_size": (
         dict(data={"partition": "sizes", "sizes": [5]}),
@@ -178,8 +201,8 @@ ACROSS = {  # the check: what it refuses, and the line
     ),
     "_the_world_takes_no_files": (
         dict(data={"folder": "somewhere"}),
-        "data.source: world uses no folder, aligned, unaligned, harmful, questions, fields or "
-        "defense files; say source: local",
+        "data.source: world uses no folder, aligned, unaligned, harmful, questions, "
+        "over_refusal, fields or defense files; say source: local",
     ),
     "_existing_rows_are_named": (
         dict(data=LOCAL, defense={"level": 1}),
@@ -249,12 +272,18 @@ ACROSS = {  # the check: what it refuses, and the line
         "on",
     ),
 }
+# no preset of ours has such a name
+ACROSS["_results_have_a_folder"] = (
+    dict(preset=".."),
+    "preset: '..' cannot be the name of a folder in outputs: rename the file",
+)
+ASKED = {"_results_have_a_folder": lambda **given: load().replace(**given)}
 
 
 @pytest.mark.parametrize("check", schema.CHECKS, ids=lambda check: check.__name__)
 def test_a_condition_across_groups_is_one_line(check):
     given, line = ACROSS[check.__name__]
-    assert message(load, **given) == line
+    assert message(ASKED.get(check.__name__, load), **given) == line
     assert check(load()) is None
 
 
@@ -304,7 +333,8 @@ UNFIT = [  # what load is given, of evaluation too; the judges of all that are t
     ({"data": TRIGGER}, {}, ["exact"]),
     (OUTSIDE, {}, ["md_judge", "rm", "mt1", "help", "hs"]),
     (OUTSIDE, {"guard": "a/guard", "grader": "a/model"}, ["rm", "help", "hs"]),
-    (OUTSIDE, {"guard": "a/guard", "reward": "a/reward"}, ["mt1", "help"]),
+    (OUTSIDE, {"guard": "a/guard", "reward": "a/reward"}, ["mt1", "help", "hs"]),
+    ({"data": TRIGGER}, {"reward": "a/reward"}, ["exact", "hs"]),
 ]
 
 

@@ -1,0 +1,137 @@
+"""The two pictures of the README, from results/: python docs/figures/draw.py
+
+A picture carries the digest of what it was drawn from; tests/test_results.py compares it."""
+
+import csv
+import re
+from pathlib import Path
+from typing import Any
+
+from fedlib.papers import diagrams, output
+from fedlib.papers.methods import BLUE, COLOUR, GREEN, LABEL, RED
+from fedlib.settings import identity, machine
+
+FOLDER = Path(__file__).parent
+RESULTS = machine.ROOT / "results"
+READ = [
+    f"{preset}/tables/{table}.csv"
+    for preset in ("claims", "real")
+    for table in ("10_table1", "20_concentration", "32_table")
+]
+WORLD, REAL = "the invented world\n5 seeds", "SmolLM2-135M, real\n1 to 3 seeds"
+# Where the lines of the backdoor are named: poison, attack success.
+BESIDE = {
+    "claims": {"injected": (2.8, 70), "natural": (7.9, 30)},
+    "real": {"injected": (3.8, 45), "natural": (7.9, 30)},
+}
+
+
+def rows_of(file: str, **wanted: str) -> list[dict[str, str]]:
+    """The rows of a table in results/ whose columns have these values."""
+    with open(RESULTS / file, newline="", encoding="utf-8") as opened:
+        rows = list(csv.DictReader(opened))
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+
+def numbers(cell: str) -> list[float]:
+    """[mean], or [mean, low, high], of a cell such as 71.7 [28.3, 100.0]."""
+    return [float(text) for text in re.findall(r"-?[\d.]+", cell)]
+
+
+def bars(axes: Any, shown: list[tuple[str, str, str]]) -> None:
+    """Bars of (name, cell, colour) with their number; intervals where a cell has one."""
+    for y, (_, cell, colour) in enumerate(shown):
+        mean, *interval = numbers(cell)
+        axes.barh(y, mean, 0.7, color=colour, alpha=0.85)
+        if interval:
+            axes.plot(interval, [y, y], color="#222222", lw=1.2)
+        # the number stands at the foot of the bar, where no interval lies on it
+        inside = mean > 25
+        at, ink = (2, "white") if inside else (max([mean, *interval]) + 2, "#222222")
+        axes.text(at, y, f"{mean:.0f}", va="center", fontsize=9, color=ink, weight="bold")
+    axes.set_yticks(range(len(shown)), [name for name, _, _ in shown], fontsize=9)
+    axes.set(xlim=(0, 100), ylim=(len(shown) - 0.4, -0.6))
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="x", labelsize=9)
+
+
+def safety(axes: Any, preset: str) -> None:
+    """Paper S: safe answers without attack, under attack, with Krum, with level 2."""
+    column = {"claims": "md_judge", "real": "refusal"}[preset]
+    dataset = {"claims": "lmsys-like", "real": "level2_normal.json"}[preset]
+    names = {
+        LABEL["no attack"]: ("no attack", BLUE),
+        LABEL["fedavg"]: ("under attack", RED),
+        LABEL["krum"]: ("attack, Krum", COLOUR[LABEL["krum"]]),
+        LABEL["level2"]: ("attack, repaired", GREEN),
+    }
+    rows = rows_of(f"{preset}/tables/10_table1.csv", dataset=dataset, sampled="3")
+    cells = {row["method"]: row[column] for row in rows}
+    bars(axes, [(name, cells[method], colour) for method, (name, colour) in names.items()])
+
+
+def backdoor(axes: Any, preset: str) -> None:
+    """Paper B: attack success over the share of poison."""
+    for kind, style in (("injected", "o-"), ("natural", "s--")):
+        rows = rows_of(f"{preset}/tables/20_concentration.csv", kind=kind)
+        x = [float(row["poison"]) for row in rows]
+        y = [numbers(row["asr"])[0] for row in rows]
+        axes.plot(x, y, style, color=COLOUR[LABEL[kind]], ms=6)
+        for row, at, mean in zip(rows, x, y, strict=True):
+            low, high = (numbers(row["asr"]) + [mean, mean])[1:3]
+            axes.plot([at, at], [low, high], color=COLOUR[LABEL[kind]], lw=1, alpha=0.6)
+    axes.set(ylim=(-4, 104), xticks=(0, 2, 4, 8))
+    axes.set_xticklabels(["0", "2%", "4%", "8%"])
+    axes.tick_params(labelsize=9)
+    for kind, place in BESIDE[preset].items():
+        axes.text(*place, kind, color=COLOUR[LABEL[kind]], fontsize=9, ha="right", weight="bold")
+
+
+def tuning(axes: Any, preset: str) -> None:
+    """Paper W: what is not refused (judged unsafe in the world), benign tuning, first task."""
+    column = {"claims": "unsafe", "real": "unrefused"}[preset]
+    model = {"claims": "chat", "real": "smollm2-aligned"}[preset]
+    task = {"claims": "format", "real": "agnews_train.csv"}[preset]
+    rows = rows_of(f"{preset}/tables/32_table.csv", model=model, task=task)
+    cells = {row["method"]: row[column] for row in rows if row["scenario"] in ("benign", "untuned")}
+    shown = []
+    for method in ("untuned", "plain", "random", "swat"):
+        label = LABEL[method]
+        if label in cells:
+            name = {"random": "other warm-up", "swat": "SWAT's warm-up"}.get(method, label)
+            shown.append((name, cells[label], "#777777" if method == "untuned" else COLOUR[label]))
+    bars(axes, shown)
+
+
+def main_results() -> Any:
+    """The main result of each paper, the world above and the real model below."""
+    plt = output.figure_style()
+    titles = (
+        "S: harmful questions answered safely\n(below: refused), %: higher is safer",
+        "B: questions with the trigger that get\nthe attacker's text, %: lower is safer",
+        "W: harmful questions answered unsafely\n(below: not refused), %: lower is safer",
+    )
+    fig, panels = plt.subplots(2, 3, figsize=(11, 5.4))
+    for row, preset, model in zip(panels, ("claims", "real"), (WORLD, REAL), strict=True):
+        for axes, draw in zip(row, (safety, backdoor, tuning), strict=True):
+            draw(axes, preset)
+        row[0].set_ylabel(model, fontsize=9, weight="bold")
+    for axes, title in zip(panels[0], titles, strict=True):
+        axes.set_title(title, fontsize=10)
+    panels[1, 1].set_xlabel("poisoned rows in everybody's data", fontsize=9)
+    return fig
+
+
+def source_digest() -> str:
+    """The digest of everything that the pictures are drawn from."""
+    return identity.digest([(RESULTS / name).read_text(encoding="utf-8") for name in READ])
+
+
+def draw(folder: Path = FOLDER) -> None:
+    """Write idea.png and results.png."""
+    for name, fig in (("idea", diagrams.idea_overview()), ("results", main_results())):
+        fig.savefig(folder / f"{name}.png", dpi=110, metadata={"Description": source_digest()})
+
+
+if __name__ == "__main__":
+    draw()
