@@ -41,7 +41,7 @@ NO_TORCH = (
 ).split()
 NOTEBOOK_TOOLS = (
     "papermill nbconvert nbformat IPython ipykernel jupyter_client matplotlib seaborn datasets "
-    "openai flwr dask rich"
+    "openai flwr dask distributed rich"
 ).split()
 NEEDS_NOTEBOOK_TOOLS = {"commands", "__main__", "flower"}  # and what draws figures
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -24,7 +24,7 @@ from fedlib.settings import machine
 # Each shows rows or responses in a way of its own.
 SHOWING = ["00_tour", "10_safety_table1", "14_safety_data"]
 # What redacts them, and what reaches for them without.
-REDACTING = ("tables.example_rows(", "tables.example_responses(")
+REDACTING = ("examples.example_rows(", "examples.example_responses(")
 REACHING = ("respond(", ".responses()", '"response"', ".jsonl", "read_lines(")
 FILES = {
     "talk.csv": "ordinary question {0},plainanswer{0} is fine",
