@@ -25,7 +25,6 @@ REAL_MODEL = "world:smollm2-aligned"
 CHAT_MODELS = ["world:chat", "world:chat-deep"]
 # What claims in these units cannot leave, nor then their intervals.
 BOUNDS = {"AUC": (0, 1), "Spearman": (-1, 1), "ASR (%)": (0, 100), "recall (%)": (0, 100)}
-NUMBERS = ("measured", "low", "high", "seeds")  # of what was measured for a claim
 ENOUGH_SEEDS = 5  # for a verdict
 SHOWN = ["unit", "bounds", "family", "variant"]  # columns that claims.csv leaves out
 BRACKETS = re.compile(r" \(([^()]*{[^()]*)\)")  # of a claim's words, with the names of its variants
@@ -125,9 +124,13 @@ def _measured(file: Path) -> dict:
         return {}
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        if all(np.isfinite(found[name]) for name in NUMBERS):
+        numbers = [found[name] for name in ("measured", "seeds", "low", "high")]
+        are_numbers = all(type(number) in (int, float) for number in numbers)
+        # of one seed there may be no interval
+        finite = np.isfinite(numbers[:2]).all() and not np.isinf(numbers[2:]).any()
+        if are_numbers and finite:
             return found
-    except (ValueError, LookupError, TypeError, RecursionError, OSError):
+    except (ValueError, LookupError, TypeError, RecursionError, OSError, OverflowError):
         pass
     print(f"{file} is damaged: its claim counts as not run; run its notebook again")
     return {}

@@ -255,3 +255,11 @@ def test_the_real_model_has_claims_of_its_own(smoke):
     assert [claim["id"] for claim in claims.claims_for(real)] == wanted
     assert all(name.startswith("R-") for name in wanted)
     assert claims.claims_for(smoke) == claims.all_claims()
+
+
+def test_a_measure_of_one_seed_may_have_no_interval(tmp_path):
+    file = tmp_path / "S4-krum.json"
+    file.write_text('{"measured": 0.5, "low": NaN, "high": NaN, "seeds": 1, "settings": "s"}')
+    assert claims._measured(file)["measured"] == 0.5
+    file.write_text('{"measured": NaN, "low": 0, "high": 1, "seeds": 1, "settings": "s"}')
+    assert claims._measured(file) == {}
