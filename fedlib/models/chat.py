@@ -254,8 +254,7 @@ def template_of(tokenizer: Any) -> tuple[str, dict[str, Any]]:
 
     template = known["default"] if "default" in known else next(iter(known.values()))
     try:
-        with bounds.bounded(_called(name)):
-            return _prepared(template)
+        return _prepared(template, name)
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(_unusable(name, f"line {error.lineno}: {error.message}")) from None
     except RecursionError:
@@ -278,10 +277,12 @@ def _unusable(name: str, problem: str) -> str:
 
 
 @functools.lru_cache(maxsize=16)
-def _prepared(template: str) -> tuple[str, dict[str, Any]]:
-    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
-    parsed = environment.parse(GENERATION.sub("", template))
-    variables = jinja2.meta.find_undeclared_variables(parsed)
+def _prepared(template: str, name: str) -> tuple[str, dict[str, Any]]:
+    """What `template_of` gives, of the template of the tokenizer `name`, read once."""
+    with bounds.bounded(_called(name)):
+        environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+        parsed = environment.parse(GENERATION.sub("", template))
+        variables = jinja2.meta.find_undeclared_variables(parsed)
     switches = {name: off for name, off in SWITCHES.items() if name in variables}
     if "strftime_now" in variables:
         template = _with_fixed_date(template)

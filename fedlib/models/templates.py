@@ -3,6 +3,7 @@
 No torch.
 """
 
+import functools
 import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ TURNS = {
     "plain": (" q : {instruction} a :", " q : {instruction} a :", " {instruction}"),
 }
 PROMPTS = Path(__file__).parents[1] / "prompts"
+KEPT = 8192  # questions whose text is remembered
 # A model writes rows by three pairs of prompts; PLACES says what each of a pair is filled with.
 PAIRS = ("unaligned", "aligned", "normal")
 PLACES = {"instruction": "topic", "response": "instruction"}
@@ -57,9 +59,11 @@ def prompt_text(asked: chat.Asked, tokenizer: Any, template: str) -> str:
     asked: a question, or turns of which the last one asks. template: chat, alpaca or plain
     (settings check the name). SettingsError if the chat template cannot be used."""
     template = template_for(tokenizer, template)
-    turns = chat.as_turns(asked)
     if template == "chat":
-        return chat.tried(tokenizer).prompt(turns)
+        form = chat.tried(tokenizer)
+        alone = isinstance(asked, str)
+        return _in_form(form, asked) if alone else form.prompt(chat.as_turns(asked))
+    turns = chat.as_turns(asked)
 
     # The two others know no system turn, and write earlier turns one after the other.
     first, *further = chat.alternating(chat.with_system_asked(turns))
@@ -69,6 +73,12 @@ def prompt_text(asked: chat.Asked, tokenizer: Any, template: str) -> str:
         form = next_question if turn["role"] == "user" else answer
         text += form.format(instruction=turn["content"])
     return text
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _in_form(form: chat.Chat, question: str) -> str:
+    """The text of a question by itself. Runs of one process ask the same ones again and again."""
+    return form.prompt(chat.as_turns(question))
 
 
 def encode(
