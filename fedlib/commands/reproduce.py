@@ -121,7 +121,7 @@ def reproduce_notebooks(preset: str, only: str = "*", jobs: int | None = None) -
     again = f"{shown} -m fedlib reproduce --preset {asked}"
     began = time.monotonic()
     try:
-        _execute_all(chosen, preset, executed, at_once, watch)
+        _execute_all(chosen, preset, settings, executed, at_once, watch)
     except KeyboardInterrupt:
         watch.page.write(again=again)
         _say_how_to_go_on(watch, again if only == "*" else f"{again} --only '{only}'")
@@ -189,14 +189,22 @@ def _waves(names: Sequence[str]) -> list[list[str]]:
 
 
 def _execute_all(
-    chosen: Sequence[str], preset: str, executed: Path, at_once: int, watch: Watch
+    chosen: Sequence[str],
+    preset: str,
+    settings: Settings,
+    executed: Path,
+    at_once: int,
+    watch: Watch,
 ) -> None:
-    """Execute the notebooks in worker processes; their state is kept up to date and shown."""
+    """Execute the notebooks in worker processes; their state is kept up to date and shown.
+
+    The runs that they ask for are made by other processes, which all notebooks share."""
     before = set(multiprocessing.active_children())
     spawn = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory(prefix="fedlib-", dir=_short_place(chosen)) as scratch,
         Live(console=watch.console, refresh_per_second=1 / REFRESH, transient=True) as live,
+        workers.shared(settings, Path(scratch)),
         ProcessPoolExecutor(at_once, spawn, workers.end_with_parent) as pool,
     ):
         try:

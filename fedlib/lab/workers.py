@@ -6,6 +6,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import platform
+import socket
 import sys
 import threading
 import time
@@ -13,13 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fedlib.lab import cluster, keys, store
+from fedlib.lab import cluster, keys, shared_workers, store
 from fedlib.settings import machine
 from fedlib.settings.errors import SettingsError
 from fedlib.settings.schema import Settings
@@ -52,8 +54,9 @@ def make_runs(missing: Sequence[Settings]) -> None:
 
     A run that fails is raised at the end, when the others are made; a base that fails is raised at
     once. With no jobs (FEDLIB_JOBS=0) they are made in this process, up to the first that fails.
-    Where FEDLIB_CLUSTER names a cluster, its workers make them, whatever FEDLIB_JOBS says."""
-    address = cluster.address()
+    Where FEDLIB_CLUSTER names a cluster, its workers make them, whatever FEDLIB_JOBS says; and
+    where `fedlib reproduce` has workers for all its notebooks, those do."""
+    address, place = cluster.address(), shared_workers.address()
     count = 0 if address else jobs(missing[0])
     with _progress(len(missing)) as advance:
         if address:
@@ -61,6 +64,9 @@ def make_runs(missing: Sequence[Settings]) -> None:
                 _make_all(submit_base, submit_run, missing, advance)
         elif count == 0:
             _make_here(missing, advance)
+        elif place:
+            with _killed_in_a_line(), shared_workers.connected(place) as (submit_base, submit_run):
+                _make_all(submit_base, submit_run, missing, advance)
         else:
             _make_in_processes(missing, count, advance)
 
@@ -89,13 +95,8 @@ def _make_in_processes(
         return pool.submit(_work, settings.model_dump_json(), devices)
 
     try:
-        _make_all(submit_base, submit_run, missing, advance)
-    except BrokenProcessPool:
-        raise RuntimeError(
-            "a worker process was killed (out of memory?) or could not start: in a script, "
-            "call fedlib under if __name__ == '__main__':, or set FEDLIB_JOBS=0 to work in "
-            "this process"
-        ) from None
+        with _killed_in_a_line():
+            _make_all(submit_base, submit_run, missing, advance)
     except BaseException:
         # interrupted, or failed: workers stop; what they finished is kept
         for child in children_since(before):
@@ -103,6 +104,77 @@ def _make_in_processes(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _killed_in_a_line() -> Iterator[None]:
+    """Say what may have happened where a worker process is killed."""
+    try:
+        yield
+    except BrokenProcessPool:
+        raise RuntimeError(
+            "a worker process was killed (out of memory?) or could not start: in a script, "
+            "call fedlib under if __name__ == '__main__':, or set FEDLIB_JOBS=0 to work in "
+            "this process"
+        ) from None
+
+
+@contextmanager
+def shared(settings: Settings, folder: Path) -> Iterator[None]:
+    """A block in which other processes' runs, too, are made by one pool of workers.
+
+    folder: for the socket by which they ask; FEDLIB_WORKERS names it to those started in here. One
+    run is made once, however many ask. With no jobs, or on Windows, everybody has their own."""
+    count = jobs(settings)
+    if count == 0 or cluster.address() or not hasattr(socket, "AF_UNIX"):
+        yield
+        return
+    on_gpu = machine.device(settings.model) == "cuda"
+    pool = _Pool(assign_devices(count, machine.gpus() if on_gpu else []))
+    before = os.environ.get("FEDLIB_WORKERS")
+    try:
+        with shared_workers.answering(folder, pool.submit) as place:
+            os.environ["FEDLIB_WORKERS"] = place
+            yield
+    finally:
+        if before is None:
+            os.environ.pop("FEDLIB_WORKERS", None)
+        else:
+            os.environ["FEDLIB_WORKERS"] = before
+        pool.executor.shutdown(wait=False, cancel_futures=True)
+
+
+class _Pool:
+    """Workers that are replaced when one is killed, and make the same thing once at a time."""
+
+    def __init__(self, devices: Sequence[str]) -> None:
+        self.devices = devices
+        self.executor = start_pool(devices, len(devices))
+        self.going_on: dict[tuple[str, str], Future] = {}
+        self.lock = threading.Lock()
+
+    def submit(self, kind: str, settings_json: str) -> Future:
+        """Have a base or a run made (shared_workers.ASKED): the future of who asked first."""
+        asked = (kind, settings_json)
+        with self.lock:
+            if asked not in self.going_on:
+                future = self._submitted(kind, settings_json)
+                self.going_on[asked] = future
+                future.add_done_callback(lambda _: self.going_on.pop(asked, None))
+                return future
+            return self.going_on[asked]
+
+    def _submitted(self, kind: str, settings_json: str) -> Future:
+        work = {
+            "base": partial(_work_on_base, settings_json),
+            "run": partial(_work, settings_json, self.devices),
+        }[kind]
+        try:
+            return self.executor.submit(work)
+        except BrokenProcessPool:
+            # a worker was killed: those who waited have been told
+            self.executor = start_pool(self.devices, len(self.devices))
+            return self.executor.submit(work)
 
 
 def start_pool(devices: Sequence[str], wanted: int) -> ProcessPoolExecutor:
