@@ -1,5 +1,6 @@
 """Rows taken from datasets of the Hugging Face hub, through their filters, and kept. No torch."""
 
+import functools
 import json
 import os
 import shutil
@@ -70,8 +71,9 @@ def rows_file(settings: Settings, name: str) -> Path:
     They are {instruction, response[, topic][, answers][, before]}, taken from a copy in data.folder
     where there is one, in any format of the hub; else they are streamed at the dataset's commit.
     They are shuffled; kept are the first data.pool rows that pass the filters, one for each prompt.
-    report.json beside the file counts what was left out and why. DataError says what to do where
-    the dataset is gated, missing or out of reach."""
+    report.json beside the file counts what was left out and why, and holds the digests of both:
+    where they do not fit, the rows are taken again. DataError says what to do where the dataset is
+    gated, missing or out of reach."""
     dataset, copy = find_dataset(name), copy_of(settings, name)
     asked = {
         "dataset": name,
@@ -97,9 +99,9 @@ def rows_file(settings: Settings, name: str) -> Path:
 
     folder = _runs() / f"{_folder_start(dataset)}{identity.digest([asked, state])}"
     rows = folder / "rows.jsonl"
-    if not rows.is_file():
+    if not _whole(rows):
         with FileLock(machine.made_folder(folder) / ".lock"):
-            if not rows.is_file():
+            if not _whole(rows):
                 _take_rows(replace(dataset, commit=commit), copy, asked, folder)
     _check_bad_rows(settings, rows)
     return rows
@@ -112,6 +114,29 @@ def note(rows: Path) -> str | None:
 
 def _report(rows: Path) -> dict:
     return json.loads((rows.parent / "report.json").read_text(encoding="utf-8"))
+
+
+def _whole(rows: Path) -> bool:
+    """Whether taken rows and their report are there, as they were written."""
+    report = rows.parent / "report.json"
+    try:
+        states = [file.stat() for file in (rows, report)]
+    except OSError:
+        return False
+    return _fits(rows, *((state.st_size, state.st_mtime_ns) for state in states))
+
+
+@functools.lru_cache(maxsize=64)
+def _fits(rows: Path, *_states: tuple[int, int]) -> bool:
+    try:
+        report = _report(rows)
+        wanted = report.pop("digests")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        wanted = None
+    if wanted is not None and wanted == [identity.file_digest(rows), identity.digest(report)]:
+        return True
+    errors.say(f"{rows.parent}: damaged: its rows are taken again")
+    return False
 
 
 def _check_bad_rows(settings: Settings, rows: Path) -> None:
@@ -132,7 +157,7 @@ def taken_before(name: str, asked: dict) -> list[Path]:
     every = _runs().glob(f"{_folder_start(find_dataset(name))}*/rows.jsonl")
     found = []
     for file in sorted(every, key=lambda file: file.stat().st_mtime_ns):
-        if asked.items() <= _report(file).items():
+        if _whole(file) and asked.items() <= _report(file).items():
             found.append(file)
     return found
 
@@ -188,6 +213,7 @@ def _take_rows(dataset: Dataset, copy: Path | None, asked: dict, folder: Path) -
         "bad": bad,
         "note": said,
     }
+    report["digests"] = [identity.file_digest(partial), identity.digest(report)]
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(folder / "cache", ignore_errors=True)
     os.replace(partial, folder / "rows.jsonl")

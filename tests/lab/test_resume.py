@@ -9,21 +9,18 @@ import time
 
 import pytest
 import yaml
+from damages import cut, empty, flip, write_list
 from tiny_runs import (
     ROUNDS,
     SAMPLED,
     TUNES,
     Killed,
     count_calls,
-    cut,
-    empty,
-    flip,
     record,
     run_files,
     start_process,
     stop,
     tiny_settings,
-    write_list,
 )
 
 from fedlib import callbacks, federation, training

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from damages import flip
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_runs import (
@@ -14,7 +15,6 @@ from tiny_runs import (
     Killed,
     changed,
     count_calls,
-    flip,
     local_settings,
     record,
     snapshot,

@@ -4,11 +4,13 @@ Rows are in the hub's own schemas."""
 
 import gzip
 import json
+import os
 import sys
 
 import datasets
 import huggingface_hub
 import pytest
+from damages import cut, empty, flip, write_list
 from huggingface_hub import errors as hub_errors
 from rowfiles import save, write
 
@@ -127,6 +129,18 @@ def test_what_each_filter_leaves_out_is_counted(smoke, tmp_path):
     assert (report["seen"], report["kept"]) == (36, 31)
     kept = {r["instruction"]: r["response"] for r in taken(settings, LMSYS)}
     assert kept["flagged question"] == "kept"  # as published, it is the response's flag that counts
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "report.json"])
+@pytest.mark.parametrize("damage", [cut, empty, flip, os.remove, write_list])
+def test_damaged_rows_are_taken_again(smoke, tmp_path, capsys, name, damage):
+    settings = wanting(smoke, ADVBENCH, save(GOALS, ADVBENCH, tmp_path))
+    before = taken(settings, ADVBENCH)
+    file = hub_rows.rows_file(settings, ADVBENCH)
+    damage(file.parent / name)
+    assert taken(settings, ADVBENCH) == before
+    missing = damage is os.remove
+    assert ("damaged: its rows are taken again" in capsys.readouterr().err) != missing
 
 
 def test_dromedarys_marks_and_inputs_are_put_right(smoke, tmp_path):
