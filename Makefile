@@ -2,7 +2,7 @@
 PY = .venv/bin/python
 INSTALLED = .venv/.installed
 
-.PHONY: reproduce claims real real-full data test lint world constraints clean
+.PHONY: reproduce claims real real-full data test faults lint world constraints clean
 
 reproduce: $(INSTALLED)      ## every notebook at preset mini with one seed, and outputs/mini/index.html
 	$(PY) -m fedlib reproduce --preset mini
@@ -24,6 +24,9 @@ data: $(INSTALLED)           # the link to the files, and the package that carri
 
 test: lint                   ## all tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+faults: $(INSTALLED)         ## crashes and hostile files in thousands (half an hour; docs/reliability.md)
+	OMP_NUM_THREADS=1 FEDLIB_FAULTS=200 FEDLIB_FUZZ=900 $(PY) -m pytest tests/faults tests/hostile
 
 lint: $(INSTALLED)           ## format, style and types
 	.venv/bin/ruff format --check -q .

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tally
 import torch
 
 from fedlib.lab.loaded import load_base
@@ -15,6 +16,14 @@ from fedlib.settings.schema import Settings
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The file that takes longest goes first, so that no core waits for it at the end."""
     items.sort(key=lambda item: item.path.stem != "test_notebooks")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Where faults were asked for (make faults): how many were tried, and how many did harm."""
+    if tally.ASKED:
+        failed = [report.nodeid for report in terminalreporter.stats.get("failed", [])]
+        for line in tally.table(failed):
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session", autouse=True)

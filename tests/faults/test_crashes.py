@@ -16,7 +16,9 @@ from typing import NamedTuple
 
 import dying
 import pytest
+import tally
 from conftest import smoke_settings
+from damages import cut, empty, flip
 
 from fedlib.lab import keys, store
 from fedlib.papers import output
@@ -24,6 +26,7 @@ from fedlib.settings import machine
 from fedlib.settings.errors import SettingsError
 
 KILLS = int(os.environ.get("FEDLIB_FAULTS", "8"))
+DAMAGE = {cut: "cut off", empty: "emptied", flip: "one bit", os.remove: "removed"}
 PATIENCE = 300  # seconds until a process that hangs fails a test
 
 
@@ -95,17 +98,19 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(whole, tmp_path,
         outputs = tmp_path / str(done)
         for _ in range(draws.randint(1, 3)):
             die_at = draws.randint(1, whole.changes) if way == "at a change of the store" else 0
-            hit += killed(outputs, die_at, whole.seconds, draws)
+            died = killed(outputs, die_at, whole.seconds, draws)
+            tally.count(f"a run killed {way}", died)
+            hit += died
         assert ended(dying.start(outputs, [tiny()])) == 0, dying.said_file(outputs).read_text()
         assert dying.digest(outputs) == whole.digest
         done += 1
         # the clock may strike when all is done, and a change may not come any more
         assert done < 10 * KILLS, "hardly a kill hits"
-    print(f"{hit} kills {way} in {done} runs: none lost")
 
 
 def test_the_lock_of_a_dead_process_is_taken_over(whole, tmp_path, monkeypatch):
     """It dies with the lock held; without waiting, the next one gets it at once."""
+    tally.count("the lock of a dead process")
     outputs = tmp_path / "outputs"
     assert killed(outputs, whole.changes // 5, 0, None)
     monkeypatch.setenv("FEDLIB_OUTPUTS", str(outputs))
@@ -116,12 +121,33 @@ def test_the_lock_of_a_dead_process_is_taken_over(whole, tmp_path, monkeypatch):
     assert store.intact(folder)
 
 
+# --- damaged
+
+
+@pytest.mark.parametrize("damage", [cut, empty, flip, os.remove])
+def test_a_damaged_file_of_a_finished_run_is_noticed_and_made_again(whole, tmp_path, damage):
+    """Each of its files, or where few faults are asked for a few of them.
+
+    The attacked run that it started from is read no more."""
+    folder = keys.run_folder(tiny()).name
+    names = [name for name in whole.digest if name.startswith(folder)]
+    chosen = random.Random(damage.__name__).sample(names, min(len(names), KILLS // 4))
+    for number, name in enumerate(chosen):
+        tally.count(f"a file of a finished run damaged ({DAMAGE[damage]})")
+        outputs = tmp_path / str(number)
+        shutil.copytree(whole.outputs, outputs)
+        damage(outputs / "runs" / name)
+        assert ended(dying.start(outputs, [tiny()])) == 0, dying.said_file(outputs).read_text()
+        assert dying.digest(outputs) == whole.digest, name
+
+
 # --- no room
 
 
 @pytest.mark.parametrize("size", [500, 2000, 20000])
 def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_later(whole, tmp_path, size):
     """The limit is on a file's length: EFBIG, an error of the same kind as ENOSPC."""
+    tally.count("a full disk")
     outputs = tmp_path / "outputs"
     full = functools.partial(dying.allow_bytes, size)
     assert ended(dying.start(outputs, [tiny()], before=full)) == 2
@@ -148,6 +174,7 @@ def closed():
 
 @pytest.mark.parametrize("place", ["", "runs", "runs/.locks"])
 def test_a_read_only_folder_is_one_line_and_its_runs_are_read(whole, tmp_path, closed, place):
+    tally.count("a read-only folder")
     outputs = tmp_path / "outputs"
     shutil.copytree(whole.outputs, outputs)
     before = dying.digest(outputs)
@@ -170,6 +197,7 @@ def test_a_read_only_folder_is_one_line_and_its_runs_are_read(whole, tmp_path, c
 
 
 def test_a_folder_that_can_hold_nothing_at_all(tmp_path, closed):
+    tally.count("a read-only folder")
     outputs = tmp_path / "outputs"
     outputs.mkdir()
     closed(outputs)

@@ -15,6 +15,7 @@ import time
 
 import dying
 import pytest
+import tally
 
 from fedlib.settings import machine
 
@@ -58,14 +59,14 @@ def test_a_killed_reproduce_goes_on_to_the_same_results(tmp_path):
     assert reproduce(whole).wait() == 0
     seconds = time.monotonic() - began
 
-    draws, groups, hit = random.Random("reproduce"), [], 0
+    draws, groups = random.Random("reproduce"), []
     try:
         for _ in range(KILLS):
             running = reproduce(outputs)
             groups.append(running.pid)
             time.sleep(draws.uniform(0, seconds / 2))
             running.send_signal(signal.SIGKILL)
-            hit += running.wait() == -signal.SIGKILL
+            tally.count("fedlib reproduce killed", running.wait() == -signal.SIGKILL)
         # kernels that have not noticed yet hold their locks: the last one waits for them
         assert reproduce(outputs).wait() == 0
     finally:
@@ -75,4 +76,3 @@ def test_a_killed_reproduce_goes_on_to_the_same_results(tmp_path):
             except ProcessLookupError:
                 pass
     assert published(outputs) == published(whole)
-    print(f"{hit} kills of reproduce: none lost")

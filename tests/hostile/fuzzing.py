@@ -2,11 +2,13 @@
 
 FEDLIB_FUZZ sets how many inputs each property gets; `make test` gives it few."""
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import tally
 
 from fedlib.settings.errors import DataError, SettingsError
 
@@ -16,15 +18,30 @@ EXAMPLES = int(os.environ.get("FEDLIB_FUZZ", "0"))
 LONGEST = 1500  # characters of an error's line
 
 
-def fuzzed(examples: int) -> Any:
-    """Hypothesis's settings for a property: so many inputs, the same ones each time."""
-    return hypothesis.settings(
+def fuzzed(examples: int, kind: str) -> Any:
+    """A property gets so many inputs, the same ones each time.
+
+    kind: what they are, for the tally."""
+    options = hypothesis.settings(
         max_examples=EXAMPLES or examples,
         derandomize=True,
         deadline=None,
         database=None,
         suppress_health_check=list(hypothesis.HealthCheck),
     )
+
+    def decorate(test: Any) -> Any:
+        inner = test.hypothesis.inner_test
+
+        @functools.wraps(inner)
+        def counted(*given: Any, **named: Any) -> Any:
+            tally.count(f"fuzzed: {kind}")
+            return inner(*given, **named)
+
+        test.hypothesis.inner_test = counted
+        return options(test)
+
+    return decorate
 
 
 def tried(call: Callable[[], Any]) -> Any:

@@ -78,7 +78,7 @@ PLACES += [("tokenizer_config.json", field) for field in TOKENIZER]
 PLACES += [("generation_config.json", "eos_token_id"), ("generation_config.json", "auto_map")]
 
 
-@fuzzed(15)
+@fuzzed(15, "checkpoints")
 @given(place=st.sampled_from(PLACES), value=ODD)
 def test_any_value_in_a_checkpoints_files(tmp_path, whole, place, value):
     file, field = place
@@ -177,7 +177,7 @@ FIELDS = """peft_type r lora_alpha lora_dropout target_modules bias task_type mo
     trainable_token_indices base_model_name_or_path fan_in_fan_out nonsense""".split()
 
 
-@fuzzed(15)
+@fuzzed(15, "adapters")
 @given(field=st.sampled_from(FIELDS), value=ODD)
 def test_any_value_in_an_adapters_config(tmp_path, whole, tuned, field, value):
     folder = edited(tmp_path / "copy", tuned, "adapter_config.json", **{field: value})
@@ -203,7 +203,7 @@ def test_an_adapter_that_is_no_plain_one_is_refused(tmp_path, whole, tuned, name
     assert line in str(error.value)
 
 
-@fuzzed(15)
+@fuzzed(15, "adapters")
 @given(at=st.floats(0, 1), new=st.binary(min_size=1, max_size=8))
 def test_an_adapters_tensors_with_bytes_replaced(tmp_path, whole, tuned, at, new):
     folder = edited(tmp_path / "copy", tuned, "adapter_config.json")

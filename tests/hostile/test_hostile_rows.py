@@ -52,7 +52,7 @@ def check(file):
             assert row["instruction"].strip()
 
 
-@fuzzed(60)
+@fuzzed(60, "files of rows")
 @given(rows=ROWS, ending=st.sampled_from([".json", ".jsonl"]))
 def test_rows_of_any_shape(tmp_path, rows, ending):
     file = tmp_path / f"rows{ending}"
@@ -61,7 +61,7 @@ def test_rows_of_any_shape(tmp_path, rows, ending):
     check(file)
 
 
-@fuzzed(80)
+@fuzzed(80, "files of rows")
 @given(
     ending=st.sampled_from(sorted(WHOLE)),
     at=st.floats(0, 1),
@@ -76,7 +76,7 @@ def test_good_files_with_bytes_replaced(tmp_path, ending, at, length, new):
     check(file)
 
 
-@fuzzed(40)
+@fuzzed(40, "files of rows")
 @given(content=st.binary(max_size=60), ending=st.sampled_from(sorted(WHOLE)))
 def test_files_of_any_bytes(tmp_path, content, ending):
     file = tmp_path / f"rows{ending}"

@@ -25,7 +25,7 @@ VALUES = st.recursive(
 )
 
 
-@fuzzed(50)
+@fuzzed(50, "values of settings")
 @given(place=st.sampled_from(sorted((g, f) for g in FIELDS for f in FIELDS[g])), value=VALUES)
 def test_any_value_of_any_field_is_used_or_refused_in_one_line(place, value):
     group, field = place
@@ -35,7 +35,7 @@ def test_any_value_of_any_field_is_used_or_refused_in_one_line(place, value):
         json.dumps(settings.model_dump(), ensure_ascii=False).encode()
 
 
-@fuzzed(40)
+@fuzzed(40, "presets")
 @given(text=st.text("ab:-[]{}&*!<?|>'\" \n\t#,0123.e~", max_size=40))
 def test_any_text_as_a_preset(tmp_path, text):
     file = tmp_path / "own.yaml"

@@ -27,7 +27,7 @@ def test_a_seal_covers_files_of_its_folder_only(tmp_path, name):
     assert not store.intact(folder)
 
 
-@fuzzed(60)
+@fuzzed(60, "seals of stored runs")
 @given(content=st.binary(max_size=30) | st.sampled_from([b"[" * 100_000, b'{"files": {"a": []}}']))
 def test_a_seal_of_any_bytes(tmp_path, content):
     (tmp_path / "done.json").write_bytes(content)
@@ -37,7 +37,7 @@ def test_a_seal_of_any_bytes(tmp_path, content):
 NUMBER = st.none() | st.floats() | st.integers() | st.text(max_size=3) | st.lists(st.integers())
 
 
-@fuzzed(60)
+@fuzzed(60, "records of claims")
 @given(
     record=st.dictionaries(
         st.sampled_from(["measured", "low", "high", "seeds", "settings"]), NUMBER

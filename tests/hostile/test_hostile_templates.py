@@ -96,7 +96,7 @@ WORDS += [
 ]
 
 
-@fuzzed(60)
+@fuzzed(60, "chat templates")
 @given(words=st.lists(st.sampled_from(WORDS), max_size=12))
 def test_any_template_is_used_or_refused_in_one_line(words):
     tokenizer = standins.tokenizer(chat_template=" ".join(words) or False)
