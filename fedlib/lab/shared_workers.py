@@ -20,13 +20,13 @@ Submit = Callable[[Settings], Future]
 ASKED = ("base", "run")  # what workers are asked to make
 
 
-def address() -> str | None:
+def socket_place() -> str | None:
     """The socket that FEDLIB_WORKERS names, or None."""
     return os.environ.get("FEDLIB_WORKERS") or None
 
 
 @contextmanager
-def connected(place: str) -> Iterator[tuple[Submit, Submit]]:
+def asking(place: str) -> Iterator[tuple[Submit, Submit]]:
     """(have a run's base made, have a run made) by the workers that answer at `place`.
 
     The futures end in what the workers' do."""

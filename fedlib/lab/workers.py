@@ -56,7 +56,7 @@ def make_runs(missing: Sequence[Settings]) -> None:
     once. With no jobs (FEDLIB_JOBS=0) they are made in this process, up to the first that fails.
     Where FEDLIB_CLUSTER names a cluster, its workers make them, whatever FEDLIB_JOBS says; and
     where `fedlib reproduce` has workers for all its notebooks, those do."""
-    address, place = cluster.address(), shared_workers.address()
+    address, place = cluster.address(), shared_workers.socket_place()
     count = 0 if address else jobs(missing[0])
     with _progress(len(missing)) as advance:
         if address:
@@ -65,7 +65,7 @@ def make_runs(missing: Sequence[Settings]) -> None:
         elif count == 0:
             _make_here(missing, advance)
         elif place:
-            with _killed_in_a_line(), shared_workers.connected(place) as (submit_base, submit_run):
+            with _killed_in_a_line(), shared_workers.asking(place) as (submit_base, submit_run):
                 _make_all(submit_base, submit_run, missing, advance)
         else:
             _make_in_processes(missing, count, advance)

@@ -131,10 +131,10 @@ def _fits(rows: Path, *_states: tuple[int, int]) -> bool:
     try:
         report = _report(rows)
         wanted = report.pop("digests")
+        if wanted == [identity.file_digest(rows), identity.digest(report)]:
+            return True
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        wanted = None
-    if wanted is not None and wanted == [identity.file_digest(rows), identity.digest(report)]:
-        return True
+        pass
     errors.say(f"{rows.parent}: damaged: its rows are taken again")
     return False
 

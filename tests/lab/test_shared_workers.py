@@ -18,8 +18,8 @@ def test_everybody_who_asks_hears_the_result_of_what_they_asked(smoke, tmp_path)
         submit = lambda kind, settings_json: pool.submit(made, kind, settings_json)  # noqa: E731
         with (
             shared_workers.answering(tmp_path, submit) as place,
-            shared_workers.connected(place) as (first_base, first_run),
-            shared_workers.connected(place) as (_, second_run),
+            shared_workers.asking(place) as (first_base, first_run),
+            shared_workers.asking(place) as (_, second_run),
         ):
             seeds = [smoke.replace(seed=seed) for seed in range(8)]
             asked = [first_run(one) for one in seeds[::2]] + [
@@ -38,7 +38,7 @@ def test_what_fails_is_raised_where_it_was_asked(smoke, tmp_path):
 
     with (
         shared_workers.answering(tmp_path, fails) as place,
-        shared_workers.connected(place) as (_, submit_run),
+        shared_workers.asking(place) as (_, submit_run),
         pytest.raises(SettingsError, match=r"^data\.rows: too few$"),
     ):
         submit_run(smoke).result(10)
@@ -50,7 +50,7 @@ def test_where_the_workers_go_nobody_waits_for_ever(smoke, tmp_path):
 
     with (
         shared_workers.answering(tmp_path, hang_up) as place,
-        shared_workers.connected(place) as (_, submit_run),
+        shared_workers.asking(place) as (_, submit_run),
         pytest.raises(RuntimeError, match="have gone"),
     ):
         submit_run(smoke).result(10)
