@@ -1,13 +1,15 @@
 """A round of clients on Flower beside the same round in one process, and the server's memory.
 
 Run: pip install -c constraints.txt -e .[flower];
-OMP_NUM_THREADS=1 python benchmarks/flower.py [--rounds 5] [--preset mini]
+OMP_NUM_THREADS=1 python benchmarks/flower.py [--rounds 5] [--preset mini] [--memory FILE.csv]
 Both train the same clients from the same adapter, turn about, so that a busy machine disturbs both
 alike. Starting Ray is timed apart. Memory is that of the server's side only: nodes are stood in for
-by a grid that answers at once, with updates of the preset's size.
+by a grid that answers at once, with updates of 100,000 numbers. docs/figures/memory.csv was written
+by --memory, and python docs/figures/draw.py draws it.
 """
 
 import argparse
+import csv
 import itertools
 import multiprocessing
 import resource
@@ -26,7 +28,8 @@ from fedlib.lab import client_data, loaded
 from fedlib.models import adapter
 from fedlib.settings import presets
 
-SIZES = (10, 100, 1000)  # clients of which ten are sampled, and of which all are
+SIZES = (10, 30, 100, 300, 1000)  # clients of which ten are sampled, and of which all are
+SIZE = 100_000  # numbers in an update
 ROUNDS_OF_MEMORY = 5
 
 
@@ -117,20 +120,22 @@ def server_memory(arguments):
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
-def memory(settings, size):
-    """Print how the server's memory grows with the clients, and with those of a round."""
-    print("MB by which the server's side grows at most, over some rounds:")
-    print(f"{'clients':>8} {'sampled':>8} {'updates':>8} {'local':>8} {'flower':>8}")
+def memory(settings):
+    """How the server's memory grows with the clients, and with those of a round: dicts, in MB."""
+    cases = [*((clients, 10) for clients in SIZES), *((clients, clients) for clients in SIZES[1:])]
+    rows = []
     # each in a process of its own: a peak cannot be forgotten
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        for clients, sampled in [*((k, 10) for k in SIZES), *((k, k) for k in SIZES[1:])]:
-            found = [
-                pool.apply(server_memory, ((settings, clients, sampled, size, on_flower),))
+        for clients, sampled in cases:
+            here, there = (
+                pool.apply(server_memory, ((settings, clients, sampled, SIZE, on_flower),))
                 for on_flower in (False, True)
-            ]
-            updates = sampled * size * 4 / 2**20
-            here, there = found
-            print(f"{clients:>8} {sampled:>8} {updates:>8.0f} {here:>8.0f} {there:>8.0f}")
+            )
+            updates = sampled * SIZE * 4 / 2**20
+            row = {"clients": clients, "sampled": sampled, "updates": round(updates)}
+            rows.append(row | {"in_process": round(here), "flower": round(there)})
+            print(rows[-1], flush=True)
+    return rows
 
 
 def main():
@@ -138,11 +143,19 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--preset", default="mini")
+    parser.add_argument("--memory", metavar="FILE.csv", help="measure only the memory, into a file")
     asked = parser.parse_args()
     changes = {"model": {"device": "cpu"}, "data": {"benign": ["lmsys-like"]}}
     settings = presets.load(asked.preset, **changes)
-    memory(settings, 100_000)
-    compare(settings, asked.rounds)
+    print("MB by which the server's side grows at most, over some rounds:")
+    rows = memory(settings)
+    if not asked.memory:
+        compare(settings, asked.rounds)
+        return
+    with open(asked.memory, "w", newline="", encoding="utf-8") as opened:
+        table = csv.DictWriter(opened, rows[0])
+        table.writeheader()
+        table.writerows(rows)
 
 
 if __name__ == "__main__":

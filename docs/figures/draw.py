@@ -1,6 +1,7 @@
-"""The two pictures of the README, from results/: python docs/figures/draw.py
+"""The README's two pictures, from results/, and that of docs/reliability.md, from memory.csv.
 
-A picture carries the digest of what it was drawn from; tests/test_results.py compares it."""
+python docs/figures/draw.py draws them. A picture carries the digest of what it was drawn from;
+tests/test_results.py compares it."""
 
 import csv
 import re
@@ -13,6 +14,7 @@ from fedlib.settings import identity, machine
 
 FOLDER = Path(__file__).parent
 RESULTS = machine.ROOT / "results"
+MEMORY = FOLDER / "memory.csv"  # written by benchmarks/flower.py --memory
 READ = [
     f"{preset}/tables/{table}.csv"
     for preset in ("claims", "real")
@@ -122,15 +124,45 @@ def main_results() -> Any:
     return fig
 
 
-def source_digest() -> str:
-    """The digest of everything that the pictures are drawn from."""
-    return identity.digest([(RESULTS / name).read_text(encoding="utf-8") for name in READ])
+def server_memory() -> Any:
+    """What a server needs, by the number of clients: ten of them in a round, or all of them."""
+    plt = output.figure_style()
+    with open(MEMORY, newline="", encoding="utf-8") as opened:
+        rows = [{name: float(cell) for name, cell in row.items()} for row in csv.DictReader(opened)]
+    of_round = {
+        "ten clients a round": [row for row in rows if row["sampled"] == 10],
+        "all clients a round": [row for row in rows if row["sampled"] == row["clients"]],
+    }
+    fig, axes = plt.subplots(figsize=(6.4, 3.6))
+    for engine, colour in (("in_process", BLUE), ("flower", RED)):
+        for (name, shown), style in zip(of_round.items(), ("o-", "s--"), strict=True):
+            label = f"{'in one process' if engine == 'in_process' else 'on Flower'}, {name}"
+            clients = [row["clients"] for row in shown]
+            axes.plot(clients, [row[engine] for row in shown], style, color=colour, label=label)
+    updates = [row["updates"] for row in of_round["all clients a round"]]
+    axes.plot(clients, updates, ":", color="#777777", label="the updates of all clients")
+    axes.set(xscale="log", yscale="log", xlabel="clients in the federation")
+    axes.set_ylabel("memory of the server's side, MB\n(lower is better)")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,.0f}")
+    axes.legend(fontsize=8)
+    return fig
+
+
+PICTURES = {"idea": diagrams.idea_overview, "memory": server_memory, "results": main_results}
+
+
+def source_digest(picture: str) -> str:
+    """The digest of everything that a picture is drawn from."""
+    files = [MEMORY] if picture == "memory" else [RESULTS / name for name in READ]
+    return identity.digest([file.read_text(encoding="utf-8") for file in files])
 
 
 def draw(folder: Path = FOLDER) -> None:
-    """Write idea.png and results.png."""
-    for name, fig in (("idea", diagrams.idea_overview()), ("results", main_results())):
-        fig.savefig(folder / f"{name}.png", dpi=110, metadata={"Description": source_digest()})
+    """Write every picture of PICTURES."""
+    for name, make in PICTURES.items():
+        about = {"Description": source_digest(name)}
+        make().savefig(folder / f"{name}.png", dpi=110, metadata=about)
 
 
 if __name__ == "__main__":
