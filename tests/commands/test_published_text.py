@@ -134,8 +134,15 @@ def published(names, groups):
     return b"\n".join(file.read_bytes() for file in everything if not file.is_relative_to(runs))
 
 
-def test_no_answer_to_a_harmful_prompt_is_published(settings_of, answers, drawn):
+def test_no_answer_to_a_harmful_prompt_is_published(settings_of, answers, drawn, monkeypatch):
+    """And no token of the environment, in what is published nor in the records of runs."""
+    secrets = {"HF_TOKEN": "hf_neverShown123", "OPENAI_API_KEY": "sk-neverShown123"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
     text = published(SHOWING, settings_of)
+    written = [file.read_bytes() for file in machine.outputs().rglob("*") if file.is_file()]
+    assert len(written) > 50 and not any(b"neverShown123" in content for content in written)
+
     harmful = [answer for answer in answers.values() if "harm" in answer]
     ordinary = [answer for answer in answers.values() if "plain" in answer]
     assert len(harmful) > 5 and len(drawn) > 50
