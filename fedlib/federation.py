@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlib import attack, training
+from fedlib import attack, stacked, training
 from fedlib.aggregation import aggregate, faults
 from fedlib.callbacks import Callback, Round
 from fedlib.models import adapter, templates
@@ -302,6 +302,11 @@ def local_updates(
     federation, seed = settings.federation, settings.seed
     malicious = attack.malicious_clients(federation.clients, federation.malicious)
     rate = round_learning_rate(settings, round_)
+    seeds = {client: identity.derive(seed, "train", round_, client) for client in sampled}
+    made = {}
+    if settings.training.together > 1 and round_ >= settings.swat.warmup:
+        chosen = {client: clients[client] for client in sampled}
+        made = stacked.client_updates(tuned, start, chosen, settings.training, rate, seeds)
 
     sent: dict[int, Tensor | str] = {}
     losses: dict[int, list[float]] = {}
@@ -310,13 +315,13 @@ def local_updates(
         obeys = client not in malicious or federation.clients == 1
         warming = round_ < settings.swat.warmup and obeys
         try:
-            update, losses[client], seen = client_update(
+            update, losses[client], seen = made.get(client) or client_update(
                 tuned,
                 start,
                 clients[client],
                 settings.training,
                 rate,
-                identity.derive(seed, "train", round_, client),
+                seeds[client],
                 only=warmup if warming else None,
             )
         except Exception as error:

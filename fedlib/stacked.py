@@ -5,7 +5,8 @@ own adapter only. Batches, optimiser state, clipping and learning rate are those
 would have by itself (`training.tune`), so the updates are the same except for rounding. It pays
 where a device is kept waiting by small batches; it needs the memory of all their rows at once."""
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -18,8 +19,12 @@ from torch.nn.functional import cross_entropy
 
 from fedlib import training
 from fedlib.models import adapter
+from fedlib.settings import errors
+from fedlib.settings.errors import SettingsError
 from fedlib.settings.groups import Training
 from fedlib.training import Encoded
+
+Trained = tuple[Tensor, list[float], int]  # a client's update [D], the loss of each step, tokens
 
 
 def can_stack(tuned: Any) -> bool:
@@ -40,6 +45,38 @@ def can_stack(tuned: Any) -> bool:
     )
 
 
+def client_updates(
+    tuned: Any,
+    start: Tensor,
+    clients: Mapping[int, Sequence[Encoded]],
+    options: Training,
+    rate: float,
+    seeds: Mapping[int, int],
+) -> dict[int, Trained]:
+    """{client: what its training gives}, options.together of them at once.
+
+    Clients with whom that fails are not in it, and a warning says so: trained one by one, it shows
+    which of them it is. SettingsError where the model cannot be trained so."""
+    if not can_stack(tuned):
+        raise SettingsError(
+            f"training.together: {options.together}: clients are trained at once only with plain "
+            "LoRA on linear modules and without dropout; set it to 1"
+        )
+    made: dict[int, Trained] = {}
+    names = list(clients)
+    for begin in range(0, len(names), options.together):
+        chosen = names[begin : begin + options.together]
+        rows, own_seeds = [clients[k] for k in chosen], [seeds[k] for k in chosen]
+        try:
+            trained = tune_together(tuned, start, rows, options, rate, own_seeds)
+        except Exception as error:
+            why = errors.one_line(error)
+            warnings.warn(f"training.together: {why}: {chosen} go one by one", stacklevel=2)
+            continue
+        made |= dict(zip(chosen, trained, strict=True))
+    return made
+
+
 def tune_together(
     tuned: Any,
     start: Tensor,
@@ -47,15 +84,15 @@ def tune_together(
     options: Training,
     rate: float,
     seeds: Sequence[int],
-) -> tuple[Tensor, list[list[float]], int]:
-    """(updates [K, D], the loss of each step [K][steps], tokens) of K clients' local training.
+) -> list[Trained]:
+    """What the local training of each of K clients gives.
 
     start [D]: the global adapter that all begin with; clients: the encoded rows of each; seeds:
-    that of each client's batches. What `federation.client_update` gives for each of them, one after
-    another, except for rounding. Ask `can_stack` first. The model is left as it was."""
-    parts = adapter.parameters(tuned)
-    count, device = len(clients), parts[0].device
-    own = nn.Parameter(start.to(device, parts[0].dtype).repeat(count, 1))
+    that of each client's batches. As `federation.client_update` one after another, except for
+    rounding. Ask `can_stack` first. The model is left as it was."""
+    first = adapter.parameters(tuned)[0]
+    start = start.to(first.device, first.dtype)
+    own = nn.Parameter(start.repeat(len(clients), 1))
     # one step for all numbers of all clients: AdamW treats each number by itself
     optimizer = torch.optim.AdamW([own], rate, weight_decay=options.weight_decay, fused=True)
     views = _views(tuned, own.detach())
@@ -64,21 +101,21 @@ def tune_together(
         training.batches([len(ids) for ids, _ in rows], options.batch_size, options.steps, seed)
         for rows, seed in zip(clients, seeds, strict=True)
     ]
-    losses, tokens = [], 0
+    losses, tokens = [], np.zeros(len(clients), dtype=int)
     tuned.train()
     with _own_adapters(tuned, views):
         for batch in zip(*drawn, strict=True):
             chosen = [
                 [rows[i] for i in picked] for rows, picked in zip(clients, batch, strict=True)
             ]
-            tokens += sum(len(ids) for rows in chosen for ids, _ in rows)
+            tokens += [sum(len(ids) for ids, _ in rows) for rows in chosen]
             gradient, each = _gradient(tuned, chosen, options.accumulation, [*views.values()])
             own.grad = _clipped(gradient, options.clip)
             optimizer.step()
             losses.append(each)
     tuned.eval()
     read = torch.stack(losses, dim=1).tolist()  # only now: each reading waits for the device
-    return own.detach().float() - start.to(device), read, tokens
+    return list(zip((own.detach() - start).float(), read, tokens.tolist(), strict=True))
 
 
 def _adapted(tuned: Any) -> dict[str, Any]:
@@ -87,7 +124,7 @@ def _adapted(tuned: Any) -> dict[str, Any]:
 
 
 def _views(tuned: Any, own: Tensor) -> dict[str, Tensor]:
-    """{parameter: its value for each client [K, ...]}, views of own [K, D] in the vector's order."""
+    """{parameter: its value for each client [K, ...]}: views of own [K, D]."""
     found, begin = {}, 0
     for name, parameter in sorted(tuned.named_parameters()):
         if parameter.requires_grad:
@@ -119,7 +156,8 @@ def _own_adapters(tuned: Any, views: dict[str, Tensor]) -> Iterator[None]:
 def _forward(part: Any, a: Tensor, b: Tensor, x: Tensor) -> Tensor:
     """An adapted linear module on the rows of all clients, x [K * rows, T, in] -> [..., out].
 
-    a [K, rank, in], b [K, out, rank]: the adapters. As PEFT has it, W x + scale B A x; the matrices are taken in the precision of x."""
+    a [K, rank, in], b [K, out, rank]: the adapters. As PEFT has it, W x + scale B A x; the adapters
+    are taken in the precision of x."""
     plain = part.base_layer(x)
     by_client = x.reshape(len(a), -1, x.shape[-1])
     low = torch.bmm(by_client, a.to(x.dtype).transpose(1, 2))

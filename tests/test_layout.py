@@ -21,7 +21,7 @@ LAYERS = [
     {"models"},
     {"judges"},
     {"aggregation", "training", "signals"},
-    {"attack", "swat", "synthesis"},
+    {"attack", "swat", "synthesis", "stacked"},
     {"callbacks", "defense"},
     {"federation"},
     {"sources"},
@@ -31,7 +31,7 @@ LAYERS = [
     {"__main__"},
 ]
 # What a reader of the three papers reads: it is handed values, and knows no file, store or preset.
-CORE = {"aggregation", "training", "signals", "attack", "swat", "synthesis"}
+CORE = {"aggregation", "training", "signals", "stacked", "attack", "swat", "synthesis"}
 CORE |= {"callbacks", "defense", "federation"}
 NO_TORCH = (
     "settings.presets settings.own_methods sources papers.grids papers.tables papers.claims "

@@ -9,6 +9,7 @@ from torch import nn
 from fedlib import federation, stacked
 from fedlib.lab import client_data
 from fedlib.models import adapter
+from fedlib.settings.errors import SettingsError
 
 RATE = 4.0e-3
 
@@ -27,12 +28,21 @@ def clients(loaded, smoke):
 
 def one_by_one(tuned, start, clients, options, seeds):
     """What each client's training gives by itself: (updates [K, D], losses, tokens)."""
-    made = [
+    return joined(
         federation.client_update(tuned, start, rows, options, RATE, seed)
         for rows, seed in zip(clients, seeds, strict=True)
-    ]
+    )
+
+
+def joined(made):
+    """What several trainings gave: (updates [K, D], losses, tokens)."""
     updates, losses, tokens = zip(*made, strict=True)
-    return torch.stack(updates), list(losses), sum(tokens)
+    return torch.stack(updates), list(losses), list(tokens)
+
+
+def at_once(tuned, start, clients, options, seeds):
+    """The same, trained at once."""
+    return joined(stacked.tune_together(tuned, start, clients, options, RATE, seeds))
 
 
 @pytest.mark.parametrize(("parts", "clip"), [(1, 1.0), (2, 0.05)])
@@ -41,7 +51,7 @@ def test_clients_trained_at_once_are_as_if_trained_by_themselves(clients, smoke,
     changes = {"steps": 4, "batch_size": 4, "accumulation": parts, "clip": clip}
     options = smoke.replace(training=changes).training
     before = copy.deepcopy(dict(tuned.named_parameters()))
-    updates, losses, tokens = stacked.tune_together(tuned, start, rows, options, RATE, [3, 4, 5])
+    updates, losses, tokens = at_once(tuned, start, rows, options, [3, 4, 5])
     # the model is as it was, and goes forward by itself again
     assert all(torch.equal(p, before[name]) for name, p in tuned.named_parameters())
 
@@ -58,24 +68,50 @@ def test_clients_trained_at_once_are_as_if_trained_by_themselves(clients, smoke,
 def test_a_client_that_diverges_does_not_touch_the_others(clients, smoke, monkeypatch):
     tuned, start, rows = clients
     options = smoke.replace(training={"steps": 2, "batch_size": 2}).training
-    wanted, _, _ = stacked.tune_together(tuned, start, rows, options, RATE, [1, 2, 3])
+    wanted, _, _ = at_once(tuned, start, rows, options, [1, 2, 3])
 
     def losses(*arguments):
         return plain(*arguments) * torch.tensor([1.0, float("nan"), 1.0])
 
     plain = stacked._token_losses
     monkeypatch.setattr(stacked, "_token_losses", losses)
-    updates, _, _ = stacked.tune_together(tuned, start, rows, options, RATE, [1, 2, 3])
+    updates, _, _ = at_once(tuned, start, rows, options, [1, 2, 3])
     assert updates[1].isnan().any()
     assert torch.equal(updates[[0, 2]], wanted[[0, 2]])
 
 
-def test_what_cannot_be_stacked(loaded, smoke):
-    tuned, _ = loaded
+def test_a_round_trains_so_many_at_once_and_the_rest_by_themselves(clients, smoke, monkeypatch):
+    tuned, start, rows = clients
+    settings = smoke.replace(training={"steps": 2, "batch_size": 2, "together": 2})
+    both = {}
+    for together in (1, 2):
+        one = settings.replace(training={"together": together})
+        both[together] = federation.local_updates(
+            tuned, dict(enumerate(rows)), [0, 1, 2], start, one, 0
+        )
+    for client in (0, 1, 2):
+        here, there = both[1][0][client], both[2][0][client]
+        assert (here - there).norm() < 1e-3 * here.norm()
+    assert both[1][2] == both[2][2]
+
+    # those with whom it fails are trained one by one, and a line says so
+    monkeypatch.setattr(stacked, "_gradient", lambda *given: 1 / 0)
+    with pytest.warns(UserWarning, match="training.together: .* go one by one"):
+        updates, _, _ = federation.local_updates(
+            tuned, dict(enumerate(rows)), [0, 1, 2], start, settings, 0
+        )
+    assert all(torch.equal(updates[client], both[1][0][client]) for client in (0, 1, 2))
+
+
+def test_what_cannot_be_trained_at_once_is_one_line(clients, smoke):
+    tuned, start, rows = clients
     assert stacked.can_stack(tuned)
     part = next(iter(stacked._adapted(tuned).values()))
     part.lora_dropout["default"] = nn.Dropout(0.1)
     try:
         assert not stacked.can_stack(tuned)
+        options = smoke.replace(training={"together": 2}).training
+        with pytest.raises(SettingsError, match="training.together: 2: .* set it to 1"):
+            stacked.client_updates(tuned, start, {0: rows[0]}, options, RATE, {0: 1})
     finally:
         part.lora_dropout["default"] = nn.Identity()

@@ -104,7 +104,7 @@ def counted_fields(settings: Settings) -> dict[str, Any]:
         "model": _counted_model(settings, counted["model"]),
         "data": _counted_data(settings, counted["data"]),
         "federation": _counted_own(counted["federation"], "federation", "aggregator"),
-        "training": counted["training"],
+        "training": _counted_training(settings, counted["training"]),
         "defense": _counted_defense(settings, counted["defense"]),
         "swat": _counted_swat(settings),
     }
@@ -163,6 +163,13 @@ def _counted_poison(settings: Settings, poison: dict[str, Any]) -> dict[str, Any
     if not trigger:
         return None
     return poison | {"file": own_methods.content(trigger)}
+
+
+def _counted_training(settings: Settings, training: dict[str, Any]) -> dict[str, Any]:
+    # One by one is how it always was; at once the updates differ by rounding.
+    if settings.training.together == 1:
+        del training["together"]
+    return training
 
 
 def _counted_defense(settings: Settings, defense: dict[str, Any]) -> Any:

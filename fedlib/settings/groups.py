@@ -274,6 +274,7 @@ class Training(Group):
     steps: Count
     batch_size: Count
     accumulation: Count
+    together: Annotated[Count, SometimesInKey("it is more than 1")]
     learning_rate: Positive
     learning_rate_min: NotNegative
     weight_decay: NotNegative

@@ -91,6 +91,7 @@ FIELDS = {
     "training.steps": (2, True),
     "training.batch_size": (4, True),
     "training.accumulation": (2, True),
+    "training.together": (2, True),
     "training.learning_rate": (1e-3, True),
     "training.learning_rate_min": (1e-4, True),
     "training.weight_decay": (0.1, True),
