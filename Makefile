@@ -2,7 +2,7 @@
 PY = .venv/bin/python
 INSTALLED = .venv/.installed
 
-.PHONY: reproduce claims real real-full data test faults lint world constraints clean
+.PHONY: reproduce claims real real-full data test faults gpu lint world constraints clean
 
 reproduce: $(INSTALLED)      ## every notebook at preset mini with one seed, and outputs/mini/index.html
 	$(PY) -m fedlib reproduce --preset mini
@@ -27,6 +27,9 @@ test: lint                   ## all tests
 
 faults: $(INSTALLED)         ## crashes and hostile files in thousands (half an hour; docs/reliability.md)
 	OMP_NUM_THREADS=1 FEDLIB_FAULTS=200 FEDLIB_FUZZ=900 $(PY) -m pytest tests/faults tests/hostile
+
+gpu: $(INSTALLED)            ## what a machine with a GPU is asked: its tests, and the benchmarks; ten minutes
+	$(PY) benchmarks/gpu.py
 
 lint: $(INSTALLED)           ## format, style and types
 	.venv/bin/ruff format --check -q .

@@ -1,10 +1,11 @@
 """Every aggregation rule beside Flower's and ByzFL's on the same updates: time and extra memory.
 
 Run: pip install -c constraints.txt -e .[flower]; pip install --no-deps byzfl;
-python benchmarks/aggregation.py [--small] [--rules residual krum ...]
+python benchmarks/aggregation.py [--small] [--rules residual krum ...] [--device cuda]
 All of it takes three minutes on two cores. A peer that is not installed, or has no such rule, is
 left out. Time: the best of the repeats, ours and theirs turn about, in one process. Memory: the
-growth of the peak resident set over one call of ours in a fresh process (Linux).
+growth of the peak resident set over one call of ours in a fresh process (Linux). On a GPU only our
+rules are timed, on updates that lie there.
 """
 
 import argparse
@@ -86,13 +87,15 @@ def byzfl():
 
 
 def best_seconds(found, u, repeats):
-    """{name: the best seconds of a call}; the ways take turns."""
+    """{name: the best seconds of a call}; the ways take turns. A GPU is waited for."""
     best = dict.fromkeys(found, float("inf"))
     for _ in range(repeats):
         for name, way in found.items():
             for _ in range(2):  # the first pays for memory anew
                 began = time.perf_counter()
                 way(u)
+                if u.is_cuda:
+                    torch.cuda.synchronize()
                 best[name] = min(best[name], time.perf_counter() - began)
     return best
 
@@ -126,6 +129,15 @@ def extra_memory(rule, clients, size, f, threads):
     return extra
 
 
+def extra_memory_on_gpu(rule, clients, size, f, _threads):
+    """MiB by which one call of ours raises the peak of the GPU's memory."""
+    u = updates(clients, size).cuda()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    aggregate(rule, u, f=f)
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
 def show(rule, best, extra):
     """A line: our time, our memory, and the peers' times."""
     rest = []
@@ -141,19 +153,23 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES))
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
 
     for title, (clients, size, f) in (SMALL if asked.small else SIZES).items():
-        u = updates(clients, size)
+        u = updates(clients, size).to(asked.device)
         copy = u.numel() * 4 / 2**20
         print(f"{title}, float32, {asked.threads} threads; a copy of the input is {copy:.0f} MiB")
         for rule in asked.rules:
             repeats = 1 if rule == "residual" else asked.repeats
-            best = best_seconds(ways(rule, f), u, repeats)
-            show(rule, best, extra_memory(rule, clients, size, f, asked.threads))
+            on_cpu = asked.device == "cpu"
+            found = ways(rule, f) if on_cpu else {"ours": ways(rule, f)["ours"]}
+            best = best_seconds(found, u, repeats)
+            memory = extra_memory if on_cpu else extra_memory_on_gpu
+            show(rule, best, memory(rule, clients, size, f, asked.threads))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Residual-based reweighting (Fu et al. 2019), in numpy.
+"""Residual-based reweighting (Fu et al. 2019): in numpy, or in torch where updates lie on a GPU.
 
-numpy sorts short rows 20 times faster than torch, and threads can share the coordinates. The rule
-needs half a copy of the updates and two rows."""
+On a CPU numpy sorts short rows 20 times faster than torch, and threads can share the coordinates.
+There the rule needs half a copy of the updates and two rows."""
 
 import functools
+import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,6 +19,7 @@ THRESHOLDS = {"paper": 0.1, "published": 0.05}  # of confidence; paper: as in th
 FEWEST = 4  # clients: no line can be told from three values
 NETWORK = 32  # clients; measured: below this a sorting network is faster than a sort
 TO_DEVIATION = 1.4826  # the median distance of normal values times this is their deviation
+ON_DEVICE = 1 << 26  # slopes at a time on a GPU
 NO_DISTANCE = 1e-7  # added to the scale, against a division by 0
 
 
@@ -39,9 +41,11 @@ def residual(
     if n < FEWEST:
         return mean_of(updates, torch.arange(n))
     least = THRESHOLDS[variant] if threshold is None else threshold
+    if updates.device.type != "cpu":
+        return residual_in_torch(updates, least, strength)
 
     # what the first pass leaves for the second: together half a copy of the updates
-    values = updates.cpu().numpy()
+    values = updates.numpy()
     order = np.empty(values.shape, np.min_scalar_type(n))
     kept = np.empty(values.shape, bool)
     slopes, update = np.empty((2, size), values.dtype)
@@ -68,6 +72,56 @@ def residual(
         # then the weighted mean of the values, those without confidence put on the line
         list(pool.map(mend, _parts(size, ranks.BLOCK // 8 // n)))
     return torch.from_numpy(update).to(updates), weights.to(updates)
+
+
+def residual_in_torch(updates: Tensor, least: float, strength: float) -> tuple[Tensor, Tensor]:
+    """(step [D], weights [K]) of the same rule on the updates' own device, except for rounding.
+
+    least: the confidence under which a value is put on the line."""
+    n, size = updates.shape
+    centred, reach = (
+        torch.from_numpy(part).to(updates.device)
+        for part in _places(n, strength, np.dtype(np.float32))
+    )
+    step = max(1, ON_DEVICE // n // n)
+    blocks = [updates[:, part] for part in _parts(size, step)]
+
+    # first each client's confidence over all coordinates: its weight
+    total = torch.zeros(n, dtype=torch.float64, device=updates.device)
+    for block in blocks:
+        _, client, confidence, _ = _on_line(block.float(), centred, reach)
+        deviation = confidence.std(dim=0)
+        total.index_add_(0, client.flatten(), (confidence * deviation).flatten().double())
+    weights = (total / total.max()).square() if total.max() > 0 else torch.ones_like(total)
+    weights = (weights / weights.sum()).to(updates)
+
+    # then the weighted mean of the values, those without confidence put on the line
+    fixed = []
+    for block in blocks:
+        ordered, client, confidence, line = _on_line(block.float(), centred, reach)
+        mended = torch.where(confidence >= least, ordered, line)
+        fixed.append((weights[client] * mended).sum(dim=0))
+    return torch.cat(fixed).to(updates), weights
+
+
+def _on_line(values: Tensor, centred: Tensor, reach: Tensor) -> tuple[Tensor, ...]:
+    """Each [n, B]: values in order, whose they are, their confidence, their places on the line."""
+    ordered, client = values.sort(dim=0, stable=True)
+    n = len(values)
+    rank = torch.arange(n, device=values.device, dtype=values.dtype)
+    gaps = (rank - rank[:, None]).unsqueeze(-1)
+    slopes = (ordered - ordered[:, None]) / gaps
+    # a value has no slope to itself: infinite, so that it comes last
+    slopes[range(n), range(n)] = math.inf
+    inner = ranks.middle(slopes.sort(dim=0).values[:-1])
+    slope = ranks.middle(inner.sort(dim=0).values)
+
+    line = slope * centred + ranks.middle(ordered)
+    distance = (ordered - line).abs()
+    typical = ranks.middle(distance.sort(dim=0).values[1:])
+    scale = TO_DEVIATION * (1 + 5 / (n - 1)) * typical + NO_DISTANCE
+    confidence = (reach * (scale / distance.clamp(min=1e-30))).clamp(max=1)
+    return ordered, client, confidence, line
 
 
 def _pool() -> ThreadPoolExecutor:

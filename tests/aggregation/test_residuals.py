@@ -86,3 +86,15 @@ def test_residual_by_blocks_and_threads(monkeypatch):
     for part in (0, 1):
         assert torch.allclose(found[0][part], whole[part], atol=1e-7)
         assert torch.equal(found[0][part], found[1][part])
+
+
+@pytest.mark.parametrize("n", [4, 9, 10, 40])
+def test_the_way_for_a_gpu_gives_the_same(n, monkeypatch):
+    """In several blocks; ties and outliers too."""
+    monkeypatch.setattr(residuals, "ON_DEVICE", n * n * 7)
+    u = torch.from_numpy(np.random.default_rng(n).normal(size=(n, 50)).round(1)).float()
+    u[0] *= 30
+    step, weights = residuals.residual(u, variant="paper")
+    found, found_weights = residuals.residual_in_torch(u, residuals.THRESHOLDS["paper"], 2.0)
+    assert torch.allclose(found, step, atol=1e-5)
+    assert torch.allclose(found_weights, weights, atol=1e-5)

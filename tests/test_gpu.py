@@ -1,0 +1,57 @@
+"""What must hold on a GPU as on a CPU: training, clients trained at once, every rule.
+
+Skipped where there is none: `make gpu` runs it."""
+
+import pytest
+import torch
+
+from fedlib import federation, stacked
+from fedlib.aggregation import RULES, aggregate
+from fedlib.lab import client_data, loaded
+from fedlib.models import adapter
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+RATE = 1.0e-3
+
+
+def trained(smoke, device, at_once=False):
+    """(updates [K, D], losses) of three clients on a device, in float32."""
+    settings = smoke.replace(
+        model={"device": device, "dtype": "float32"}, training={"steps": 3, "together": 3}
+    )
+    base, tokenizer = loaded.load_base(settings)
+    tuned = adapter.attach_lora(base, settings.model, settings.seed)
+    rows = {k: client_data.client_rows(settings, k) for k in range(3)}
+    clients, _ = federation.encode_clients(rows, tokenizer, settings.model)
+    start, options = adapter.get_vector(tuned), settings.training
+    assert start.device.type == device
+    if at_once:
+        made = stacked.client_updates(tuned, start, clients, options, RATE, {0: 0, 1: 1, 2: 2})
+        made = list(made.values())
+    else:
+        made = [
+            federation.client_update(tuned, start, clients[k], options, RATE, k) for k in clients
+        ]
+    return torch.stack([update.cpu() for update, _, _ in made]), [losses for _, losses, _ in made]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_training_on_a_gpu_is_that_on_a_cpu_except_for_rounding(smoke, at_once):
+    here, losses_here = trained(smoke, "cpu")
+    there, losses_there = trained(smoke, "cuda", at_once)
+    for one, other in zip(losses_here, losses_there, strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
+    assert ((here - there).norm(dim=1) < 0.02 * here.norm(dim=1)).all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_on_a_gpu_gives_what_it_gives_on_a_cpu(rule):
+    u = torch.randn(10, 5000, generator=torch.Generator().manual_seed(0))
+    u[:2] += 3
+    settings = {"f": 2, "history": u.clone(), "generator": torch.Generator().manual_seed(1)}
+    here, weights_here = aggregate(rule, u, **settings)
+    settings |= {"history": u.cuda(), "generator": torch.Generator().manual_seed(1)}
+    there, weights_there = aggregate(rule, u.cuda(), **settings)
+    assert there.is_cuda and torch.allclose(there.cpu(), here, atol=1e-4)
+    if weights_here is not None:
+        assert torch.allclose(weights_there.cpu(), weights_here, atol=1e-4)
