@@ -46,7 +46,8 @@ def command(options, results):
 def run_part(name, seconds, options, folder):
     """Run a part, print and keep what it says; whether it went well."""
     began = time.perf_counter()
-    environment = {"PYTHONPATH": str(HERE.parent), "TQDM_DISABLE": "1"}
+    path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    environment = {"PYTHONPATH": path, "TQDM_DISABLE": "1"}
     if not torch.cuda.is_available():
         environment["OMP_NUM_THREADS"] = "1"  # others may work on the machine too
     print(f"--- {name} (at most {seconds} s)", flush=True)

@@ -13,6 +13,7 @@ from fedlib.papers import methods
 from fedlib.settings import machine
 from fedlib.settings.schema import Settings
 
+ONE_SEED = "One seed: a first look. results/ has more."
 MOST_WORDS = 600  # letters that a figure's words have at most
 
 _SAID: set[Path] = set()  # the files that this process has written and told of
@@ -63,8 +64,9 @@ def _keep_settings(settings: Settings, folder: Path) -> None:
 def save_figure(settings: Settings, fig: Any, name: str) -> Any:
     """Save a figure as PNG and PDF under outputs/<preset>/figures and return it.
 
-    The PNG holds the figure's words too, as its Description."""
+    The PNG holds the figure's words too, as its Description. A figure of one seed says so."""
     folder = preset_folder(settings, "figures")
+    _stamp(settings, fig)
     # without its date, the same figure is the same file
     words = {"Description": figure_words(fig)}
     save(folder / f"{name}.png", lambda file: fig.savefig(file, format="png", metadata=words))
@@ -72,6 +74,23 @@ def save_figure(settings: Settings, fig: Any, name: str) -> Any:
     undated = {"CreationDate": None}
     save(folder / f"{name}.pdf", lambda file: fig.savefig(file, format="pdf", metadata=undated))
     return fig
+
+
+def _stamp(settings: Settings, fig: Any) -> None:
+    """Where there is one seed, say below the figure that it is a first look."""
+    # a diagram measures nothing
+    if len(settings.seeds) > 1 or not any(axes.axison for axes in fig.axes):
+        return
+    fig.supxlabel(ONE_SEED, fontsize="small", color="0.35", ha="right", x=0.99)
+
+
+def said(*sentences: str) -> Any:
+    """What a table or a figure says, in sentences that were made from its numbers: for a notebook.
+
+    Empty ones are left out."""
+    from IPython.display import Markdown
+
+    return Markdown("\n\n".join(sentence for sentence in sentences if sentence))
 
 
 def figure_words(fig: Any) -> str:

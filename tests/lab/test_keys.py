@@ -118,7 +118,12 @@ def test_a_field_without_a_mark_counts(quiet, name):
     assert keys.key(other(quiet, name)) != keys.key(quiet)
 
 
-@pytest.mark.parametrize("name", [*NEVER, *SOMETIMES, *EVALUATION])
+# A field whose condition is its own value: another value is the condition.
+ON_ITSELF = "training.together"
+QUIET = [name for name in [*NEVER, *SOMETIMES, *EVALUATION] if name != ON_ITSELF]
+
+
+@pytest.mark.parametrize("name", QUIET)
 def test_a_marked_field_does_not_count_where_no_condition_holds(quiet, name):
     assert keys.key(other(quiet, name)) == keys.key(quiet)
 
@@ -133,6 +138,13 @@ def loud():
         defense={"level": 3, "before": 1},
         swat={"warmup": 1},
     )
+
+
+def test_a_field_whose_condition_is_its_own_value_counts_from_that_value_on(quiet):
+    two, three = changed(quiet, ON_ITSELF, 2), changed(quiet, ON_ITSELF, 3)
+    assert at(quiet, ON_ITSELF) == 1
+    assert ON_ITSELF.partition(".")[2] not in keys.counted_fields(quiet)["training"]
+    assert len({keys.key(settings) for settings in (quiet, two, three)}) == 3
 
 
 # The fields of Evaluation that decide what a model writes.
