@@ -79,7 +79,8 @@ def save_figure(settings: Settings, fig: Any, name: str) -> Any:
 def _stamp(settings: Settings, fig: Any) -> None:
     """Where there is one seed, say below the figure that it is a first look."""
     # a diagram measures nothing
-    if len(settings.seeds) > 1 or not any(axes.axison for axes in fig.axes):
+    measured = any(axes.axison for axes in fig.axes)
+    if len(settings.seeds) > 1 or not measured or fig.get_supxlabel():
         return
     fig.supxlabel(ONE_SEED, fontsize="small", color="0.35", ha="right", x=0.99)
 
