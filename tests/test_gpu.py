@@ -1,4 +1,4 @@
-"""What must hold on a GPU as on a CPU: training, clients trained at once, every rule, without a copy.
+"""What must hold on a GPU as on a CPU: training, clients at once, every rule, without a copy.
 
 Skipped where there is none: `make gpu` runs it."""
 
