@@ -1,12 +1,13 @@
-"""What must hold on a GPU as on a CPU: training, clients trained at once, every rule.
+"""What must hold on a GPU as on a CPU: training, clients at once, every rule, without a copy.
 
 Skipped where there is none: `make gpu` runs it."""
 
+import crossings
 import pytest
 import torch
 
 from fedlib import federation, stacked
-from fedlib.aggregation import RULES, aggregate
+from fedlib.aggregation import RULES, aggregate, ranks, residuals
 from fedlib.lab import client_data, loaded
 from fedlib.models import adapter
 
@@ -44,14 +45,42 @@ def test_training_on_a_gpu_is_that_on_a_cpu_except_for_rounding(smoke, at_once):
     assert ((here - there).norm(dim=1) < 0.02 * here.norm(dim=1)).all()
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_a_rule_on_a_gpu_gives_what_it_gives_on_a_cpu(rule):
-    u = torch.randn(10, 5000, generator=torch.Generator().manual_seed(0))
+def aggregated(rule, clients, device):
+    """(update, weights) of a rule on a device, and what crossed to the host meanwhile."""
+    u = torch.randn(clients, 5000, generator=torch.Generator().manual_seed(0))
     u[:2] += 3
+    u = u.to(device)
     settings = {"f": 2, "history": u.clone(), "generator": torch.Generator().manual_seed(1)}
-    here, weights_here = aggregate(rule, u, **settings)
-    settings |= {"history": u.cuda(), "generator": torch.Generator().manual_seed(1)}
-    there, weights_there = aggregate(rule, u.cuda(), **settings)
+    with crossings.Crossings() as seen:
+        update, weights = aggregate(rule, u, **settings)
+    return update, weights, seen
+
+
+@pytest.mark.parametrize("clients", [10, 40])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_on_a_gpu_gives_what_it_gives_on_a_cpu(rule, clients):
+    here, weights_here, _ = aggregated(rule, clients, "cpu")
+    there, weights_there, _ = aggregated(rule, clients, "cuda")
     assert there.is_cuda and torch.allclose(there.cpu(), here, atol=1e-4)
     if weights_here is not None:
         assert torch.allclose(weights_there.cpu(), weights_here, atol=1e-4)
+
+
+@pytest.mark.parametrize("clients", [10, 40])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_copies_no_update_to_the_host(rule, clients, monkeypatch):
+    """What crosses is no larger than the clients' distances, and does not grow with the blocks."""
+    _, _, seen = aggregated(rule, clients, "cuda")
+    assert not seen.larger_than(clients * clients)
+    monkeypatch.setattr(residuals, "ON_DEVICE", clients * clients * 1000)
+    monkeypatch.setattr(ranks, "BLOCK_ON_DEVICE", clients * 1000)
+    _, _, by_blocks = aggregated(rule, clients, "cuda")
+    assert by_blocks.found == seen.found
+
+
+def test_a_copy_to_the_host_would_be_seen():
+    u = torch.ones(10, 5000, device="cuda")
+    with crossings.Crossings() as seen:
+        u.cpu()
+        u.sum().item()
+    assert [size for _, size in seen.found] == [50_000, 1]

@@ -12,11 +12,14 @@ SMALLEST_NORM = 1e-150  # what is divided by in place of a norm of 0
 def inner_products(updates: Tensor) -> Tensor:
     """Inner products [K, K] in float64 of updates [K, D], summed over blocks of coordinates.
 
-    Where a float64 update would overflow its own square, all are shrunk by one factor first."""
-    largest = float(max(row.abs().max() for row in updates))
-    shrink = max(1.0, largest / LARGEST)
+    Where a float64 update would overflow its own square, all are shrunk by one factor first. Only
+    then is anything read by the host, once: the square of a float32 value fits."""
+    shrink = 1.0
+    if updates.dtype == torch.float64:
+        largest = torch.stack([row.abs().max() for row in updates]).max()
+        shrink = max(1.0, float(largest) / LARGEST)
     clients, size = updates.shape
-    step = max(1, ranks.BLOCK // 4 // clients)
+    step = max(1, ranks.block_of(updates.device) // 4 // clients)
 
     total = torch.zeros(clients, clients, dtype=torch.float64, device=updates.device)
     for start in range(0, size, step):

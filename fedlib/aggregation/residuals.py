@@ -17,9 +17,8 @@ from fedlib.aggregation.distances import mean_of
 
 THRESHOLDS = {"paper": 0.1, "published": 0.05}  # of confidence; paper: as in the authors' code
 FEWEST = 4  # clients: no line can be told from three values
-NETWORK = 32  # clients; measured: below this a sorting network is faster than a sort
 TO_DEVIATION = 1.4826  # the median distance of normal values times this is their deviation
-ON_DEVICE = 1 << 26  # slopes at a time on a GPU
+ON_DEVICE = 1 << 27  # slopes at a time on a GPU, at most
 NO_DISTANCE = 1e-7  # added to the scale, against a division by 0
 
 
@@ -77,51 +76,95 @@ def residual(
 def residual_in_torch(updates: Tensor, least: float, strength: float) -> tuple[Tensor, Tensor]:
     """(step [D], weights [K]) of the same rule on the updates' own device, except for rounding.
 
-    least: the confidence under which a value is put on the line."""
+    least: the confidence under which a value is put on the line. Nothing is read by the host, so
+    that the device is never waited for."""
     n, size = updates.shape
     centred, reach = (
-        torch.from_numpy(part).to(updates.device)
-        for part in _places(n, strength, np.dtype(np.float32))
+        torch.from_numpy(part).to(updates) for part in _places(n, strength, np.dtype(np.float64))
     )
-    step = max(1, ON_DEVICE // n // n)
-    blocks = [updates[:, part] for part in _parts(size, step)]
+    parts = _parts(size, _at_once(updates) // n // n)
 
-    # first each client's confidence over all coordinates: its weight
+    # what the first pass leaves for the second: the lines, and the rank of a value that is put on
+    # its line, n in the place of one that is kept
+    slopes, middles = updates.new_empty(2, size)
+    moved = torch.empty_like(updates, dtype=torch.uint8 if n < 256 else torch.int32)
+
+    # first each client's confidence over all coordinates: its weight (n * n slopes each)
     total = torch.zeros(n, dtype=torch.float64, device=updates.device)
-    for block in blocks:
-        _, client, confidence, _ = _on_line(block.float(), centred, reach)
-        deviation = confidence.std(dim=0)
-        total.index_add_(0, client.flatten(), (confidence * deviation).flatten().double())
-    weights = (total / total.max()).square() if total.max() > 0 else torch.ones_like(total)
+    for part in parts:
+        found = _judge_in_torch(updates[:, part], centred, reach, least)
+        slopes[part], middles[part], moved[:, part], sums = found
+        total += sums
+    highest = total.max()
+    weights = torch.where(highest > 0, (total / highest).square(), 1.0)
     weights = (weights / weights.sum()).to(updates)
 
     # then the weighted mean of the values, those without confidence put on the line
-    fixed = []
-    for block in blocks:
-        ordered, client, confidence, line = _on_line(block.float(), centred, reach)
-        mended = torch.where(confidence >= least, ordered, line)
-        fixed.append((weights[client] * mended).sum(dim=0))
-    return torch.cat(fixed).to(updates), weights
+    update = updates.new_empty(size)
+    for part in _parts(size, _at_once(updates) // 8 // n):
+        rank = moved[:, part]
+        line = slopes[part] * (rank - (n - 1) / 2) + middles[part]
+        update[part] = weights @ torch.where(rank == n, updates[:, part], line)
+    return update, weights
 
 
-def _on_line(values: Tensor, centred: Tensor, reach: Tensor) -> tuple[Tensor, ...]:
-    """Each [n, B]: values in order, whose they are, their confidence, their places on the line."""
-    ordered, client = values.sort(dim=0, stable=True)
+def _at_once(updates: Tensor) -> int:
+    """Slopes that are worked on together: fewer where little of a GPU's memory is free."""
+    device = updates.device
+    if device.type != "cuda":
+        return ON_DEVICE
+    # what torch holds in reserve is free too
+    reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + reserved
+    # a slope, sorted with its index, and room for what the sort works in
+    bytes_each = 4 * updates.itemsize + 8
+    return min(ON_DEVICE, free // 2 // bytes_each)
+
+
+def _judge_in_torch(
+    values: Tensor, centred: Tensor, reach: Tensor, least: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of a block of coordinates [n, B]: (the line's slopes [B], the middle values [B], by client
+    the rank of a value that goes on the line, else n [n, B], each client's confidence summed [n]).
+    """
     n = len(values)
-    rank = torch.arange(n, device=values.device, dtype=values.dtype)
-    gaps = (rank - rank[:, None]).unsqueeze(-1)
-    slopes = (ordered - ordered[:, None]) / gaps
-    # a value has no slope to itself: infinite, so that it comes last
-    slopes[range(n), range(n)] = math.inf
-    inner = ranks.middle(slopes.sort(dim=0).values[:-1])
-    slope = ranks.middle(inner.sort(dim=0).values)
+    ordered, client = values.sort(dim=0, stable=True)
 
-    line = slope * centred + ranks.middle(ordered)
-    distance = (ordered - line).abs()
+    # distances from the line, and their scale without the smallest of them
+    slope, middle = _slope_in_torch(ordered), ranks.middle(ordered)
+    distance = (ordered - (slope * centred + middle)).abs()
     typical = ranks.middle(distance.sort(dim=0).values[1:])
     scale = TO_DEVIATION * (1 + 5 / (n - 1)) * typical + NO_DISTANCE
     confidence = (reach * (scale / distance.clamp(min=1e-30))).clamp(max=1)
-    return ordered, client, confidence, line
+
+    # from the order of ranks to that of clients
+    rank = torch.arange(n, device=values.device)[:, None]
+    moved = torch.empty_like(client).scatter_(0, client, torch.where(confidence >= least, n, rank))
+    confidence *= confidence.std(dim=0)
+    by_client = torch.empty_like(confidence).scatter_(0, client, confidence)
+    return slope, middle, moved, by_client.sum(dim=1, dtype=torch.float64)
+
+
+def _slope_in_torch(ordered: Tensor) -> Tensor:
+    """The repeated median [B] of values [n, B] in order, as `repeated_median_slope` gives it."""
+    n = len(ordered)
+    rank = torch.arange(n, device=ordered.device, dtype=ordered.dtype)
+    gaps = rank - rank[:, None]
+
+    # a value's slope to itself is infinite, so that it comes last
+    if n < ranks.NETWORK:
+        slopes = (ordered - ordered[:, None]) / gaps[:, :, None]
+        slopes.diagonal().fill_(math.inf)
+        low, high = (n - 2) // 2, (n - 1) // 2
+        inner = ranks.midpoint(ranks.order_statistics(slopes, [low, high]), low, high)
+        return ranks.middle(inner.sort(dim=0).values)
+
+    # what is sorted lies side by side
+    rows = ordered.T.contiguous()
+    slopes = (rows[:, None] - rows[:, :, None]).div_(gaps)  # [B, n, n]
+    slopes.diagonal(dim1=1, dim2=2).fill_(math.inf)
+    inner = ranks.middle(slopes.sort(dim=2).values.movedim(2, 0)[:-1])
+    return ranks.middle(inner.sort(dim=1).values.T)
 
 
 def _pool() -> ThreadPoolExecutor:
@@ -185,7 +228,7 @@ def repeated_median_slope(ordered: np.ndarray) -> np.ndarray:
     gaps = rank - rank[:, None] + np.eye(n, dtype=ordered.dtype)
 
     # a value's slope to itself is infinite, so that it comes last
-    if n < NETWORK:
+    if n < ranks.NETWORK:
         slopes = (ordered - ordered[:, None]) / gaps[:, :, None]
         slopes[range(n), range(n)] = np.inf
         low, high = (n - 2) // 2, (n - 1) // 2
