@@ -7,8 +7,8 @@ and nothing ends early, so both write the same number of tokens.
 """
 
 import argparse
-import json
 import logging
+import sys
 import warnings
 
 import numpy as np
@@ -21,7 +21,8 @@ from fedlib.models import generation
 class Words:
     """A tokenizer for texts of numbers, one token each; it knows no end."""
 
-    pad_token_id = eos_token_id = 0
+    pad_token_id = 0
+    eos_token_id = None
     all_special_tokens = ()
 
     def __call__(self, texts, add_special_tokens=False):
@@ -31,14 +32,28 @@ class Words:
         return " ".join(map(str, ids))
 
 
-def as_they_come(model, tokenizer, texts, decoding, _seed):
-    """The texts in batches in their own order, as a plain loop has it."""
-    ids = tokenizer(texts)["input_ids"]
+def endless_model(shape, device):
+    """A random model that no token ends: with random weights it would be a matter of chance."""
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    model = training.random_model(shape, device, dtype)
+    model.config.eos_token_id = model.generation_config.eos_token_id = None
+    return model
+
+
+def ours(model, texts, decoding):
+    """Prompts of like lengths together; the new tokens written."""
+    said = generation.complete(model, Words(), texts, decoding, 0)
+    return sum(len(text.split()) for text in said)
+
+
+def as_they_come(model, texts, decoding):
+    """The texts in batches in their own order, as a plain loop has it; the new tokens written."""
+    ids, written = Words()(texts)["input_ids"], 0
     for start in range(0, len(ids), decoding.batch_size):
         batch = ids[start : start + decoding.batch_size]
         padded, mask = generation._left_padded(batch, 0)
         device = next(model.parameters()).device
-        model.generate(
+        made = model.generate(
             input_ids=padded.to(device),
             attention_mask=mask.to(device),
             max_new_tokens=decoding.max_new_tokens,
@@ -46,31 +61,34 @@ def as_they_come(model, tokenizer, texts, decoding, _seed):
             pad_token_id=0,
             eos_token_id=None,
         )
+        written += made[:, padded.shape[1] :].numel()
+    return written
 
 
-def compare(name, prompts, new_tokens):
-    """Results of both ways: dicts of {way, shape, speed}, tokens written a second."""
+def compare(name, prompts, new_tokens, file=None):
+    """Measure both ways: tokens written a second, printed and kept as they come."""
     shape = training.SHAPES[name]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = training.random_model(
-        shape, device, torch.bfloat16 if device == "cuda" else torch.float32
-    )
-    model.generation_config.eos_token_id = None
+    model = endless_model(shape, device)
     rng = np.random.default_rng(0)
     rows = training.random_rows(shape, 1)[0]
     rows = [rows[i % len(rows)][0] for i in rng.permutation(prompts)]
     texts = [" ".join(map(str, ids)) for ids in rows]
     decoding = generation.Decoding("plain", new_tokens, 0.0, 32)
 
-    lines = []
-    for way, write in {"ours": generation.complete, "as they come": as_they_come}.items():
+    speeds = []
+    for way, write in {"ours": ours, "as they come": as_they_come}.items():
         with torch.no_grad():
-            write(model, Words(), texts[:32], decoding, 0)  # warms up
+            write(model, texts[:32], decoding)  # warms up
             began = training.clock(device)
-            write(model, Words(), texts, decoding, 0)
+            written = write(model, texts, decoding)
             seconds = training.clock(device) - began
-        lines.append({"way": way, "shape": name, "speed": prompts * new_tokens / seconds})
-    return lines
+        if written != prompts * new_tokens:
+            sys.exit(f"{way} wrote {written} tokens, not {prompts * new_tokens}: not to compare")
+        speeds.append(written / seconds)
+        print(f"{name:<6} {way:<14} {speeds[-1]:8,.0f} new tokens/s", flush=True)
+        training.keep({"way": way, "shape": name, "speed": speeds[-1], "tokens": written}, file)
+    print(f"ratio: ours writes {speeds[0] / speeds[1]:.2f} times as fast")
 
 
 def main():
@@ -83,13 +101,7 @@ def main():
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    lines = compare(asked.shape, asked.prompts, asked.new_tokens)
-    for found in lines:
-        print(f"{found['shape']:<6} {found['way']:<14} {found['speed']:8,.0f} new tokens/s")
-    print(f"ratio: ours writes {lines[0]['speed'] / lines[1]['speed']:.2f} times as fast")
-    if asked.json:
-        with open(asked.json, "a", encoding="utf-8") as opened:
-            opened.writelines(json.dumps(found) + "\n" for found in lines)
+    compare(asked.shape, asked.prompts, asked.new_tokens, asked.json)
 
 
 if __name__ == "__main__":

@@ -230,8 +230,15 @@ def measure(name, way, given, options, device):
     return found
 
 
-def compare(name, clients, steps, device, dtype):
-    """Lines of results, one for each way, printed as they come."""
+def keep(found, file):
+    """Add a result to a file at once, as a line, so that a run that is cut off keeps it."""
+    if file:
+        with open(file, "a", encoding="utf-8") as opened:
+            opened.write(json.dumps(found) + "\n")
+
+
+def compare(name, clients, steps, device, dtype, file=None):
+    """Measure each way; its line of results is printed and kept as it comes."""
     shape = SHAPES[name]
     settings = presets.load("mini", model={"lora_targets": ["q_proj", "v_proj"]})
     options = settings.training.model_copy(
@@ -258,9 +265,9 @@ def compare(name, clients, steps, device, dtype):
             found["share"] = 4 * weights * found["speed"] / peak
         lines.append(found)
         print(said(found), flush=True)
+        keep(found, file)
     for line in ratios(lines):
         print(line, flush=True)
-    return lines
 
 
 def said(found):
@@ -297,10 +304,7 @@ def main():
     if asked.shape == "7b" and device == "cpu":
         parser.error("shape 7b needs a GPU: its weights are 13 GB in bfloat16")
 
-    lines = compare(asked.shape, asked.clients, asked.steps, device, dtype)
-    if asked.json:
-        with open(asked.json, "a", encoding="utf-8") as opened:
-            opened.writelines(json.dumps(line) + "\n" for line in lines)
+    compare(asked.shape, asked.clients, asked.steps, device, dtype, asked.json)
 
 
 if __name__ == "__main__":

@@ -209,27 +209,11 @@ def _token_losses(
     weight = 1 / torch.tensor(counts, dtype=torch.float32)[whose]
     place = row * ids.shape[1] + column
     ids, place, wanted, whose, weight = (
-        _sent(part, device) for part in (ids, place, wanted[row, column], whose, weight)
+        training.sent_to(device, part) for part in (ids, place, wanted[row, column], whose, weight)
     )
-    logits = _logits_at(tuned, ids, place)
+    logits = training.logits_at(tuned.get_base_model(), ids, place)
     each = cross_entropy(logits.float(), wanted, reduction="none") * weight
     return torch.zeros(len(counts), device=device).index_add(0, whose, each)
-
-
-def _sent(part: Tensor, device: torch.device) -> Tensor:
-    """A tensor on the device, which is not waited for."""
-    if device.type != "cuda":
-        return part.to(device)
-    return part.pin_memory().to(device, non_blocking=True)
-
-
-def _logits_at(tuned: Any, ids: Tensor, place: Tensor) -> Tensor:
-    """Logits [N, V] at N places of the flattened rows ids [B, T]."""
-    causal = tuned.get_base_model()
-    if any(getattr(causal.config, name, None) for name in training.SCALED_HEADS):
-        return causal(input_ids=ids, use_cache=False).logits.flatten(0, 1)[place]
-    hidden = causal.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    return causal.get_output_embeddings()(hidden.flatten(0, 1).index_select(0, place))
 
 
 def _clipped(gradient: Tensor, most: float) -> Tensor:

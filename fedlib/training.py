@@ -29,29 +29,46 @@ def collate(rows: Sequence[Encoded], device: torch.device | str = "cpu") -> tupl
     for i, (row, start) in enumerate(rows):
         ids[i, : len(row)] = row
         labels[i, start : len(row)] = row[start:]
-    return torch.from_numpy(ids).to(device), torch.from_numpy(labels).to(device)
+    where = torch.device(device)
+    return sent_to(where, torch.from_numpy(ids)), sent_to(where, torch.from_numpy(labels))
+
+
+def sent_to(device: torch.device, part: Tensor) -> Tensor:
+    """A tensor on the device. From the host to a GPU it is on its way: nothing waits for it."""
+    if device.type != "cuda" or part.device.type != "cpu":
+        return part.to(device)
+    return part.pin_memory().to(device, non_blocking=True)
 
 
 def response_loss(model: Any, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed cross entropy over the labelled tokens, and their number."""
+    """Summed cross entropy over the labelled tokens, and their number.
+
+    Labels may stay on the host: where they stand is then found there, and a GPU that has the ids
+    is not waited for."""
     logits, wanted, keep = _response_logits(model, ids, labels)
     return cross_entropy(logits, wanted, reduction="sum"), keep.sum()
 
 
 def _response_logits(model: Any, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(logits [N, V] float, labels [N], where they stand [B, T-1]) of the N labelled tokens.
-
-    Logits are made only at those positions: with a large vocabulary they are most of the memory.
-    A head that does more than multiply (SCALED_HEADS) is run whole."""
+    """(logits [N, V] float, labels [N], where they stand [B, T-1]) of the N labelled tokens."""
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    wanted = labels[:, 1:]
-    keep = wanted >= 0
+    keep = labels[:, 1:] >= 0
+    row, column = keep.nonzero(as_tuple=True)
+    place = sent_to(ids.device, row * ids.shape[1] + column)
+    wanted = sent_to(ids.device, labels[row, column + 1])
+    return logits_at(causal, ids, place).float(), wanted, keep
+
+
+def logits_at(causal: Any, ids: Tensor, place: Tensor) -> Tensor:
+    """Logits [N, V] of a causal model at N places of the flattened rows ids [B, T].
+
+    Made only there: with a large vocabulary they are most of the memory. A head that does more than
+    multiply (SCALED_HEADS) is run whole."""
     if any(getattr(causal.config, name, None) for name in SCALED_HEADS):
-        logits = causal(input_ids=ids, use_cache=False).logits[:, :-1][keep]
-    else:
-        hidden = causal.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-        logits = causal.get_output_embeddings()(hidden[keep])
-    return logits.float(), wanted[keep], keep
+        whole = causal(input_ids=ids, use_cache=False).logits
+        return whole.flatten(0, 1).index_select(0, place)
+    hidden = causal.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    return causal.get_output_embeddings()(hidden.flatten(0, 1).index_select(0, place))
 
 
 def gradient(model: Any, parameters: Sequence[nn.Parameter], rows: Sequence[Encoded]) -> Tensor:
@@ -125,13 +142,12 @@ def tune(
             tokens += sum(lengths[i] for i in batch)
             # micro-batches: together they give the mean over all labelled tokens of the batch
             parts = [
-                collate([rows[i] for i in part], device)
-                for part in np.split(batch, options.accumulation)
+                collate([rows[i] for i in part]) for part in np.split(batch, options.accumulation)
             ]
             labelled = sum((labels[:, 1:] >= 0).sum() for _, labels in parts)
             total = 0.0
             for ids, labels in parts:
-                loss, _ = response_loss(model, ids, labels)
+                loss, _ = response_loss(model, sent_to(device, ids), labels)
                 (loss / labelled).backward()
                 total += loss.detach() / labelled
 

@@ -15,10 +15,10 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 RATE = 1.0e-3
 
 
-def trained(smoke, device, at_once=False):
+def trained(smoke, device, at_once=False, steps=3):
     """(updates [K, D], losses) of three clients on a device, in float32."""
     settings = smoke.replace(
-        model={"device": device, "dtype": "float32"}, training={"steps": 3, "together": 3}
+        model={"device": device, "dtype": "float32"}, training={"steps": steps, "together": 3}
     )
     base, tokenizer = loaded.load_base(settings)
     tuned = adapter.attach_lora(base, settings.model, settings.seed)
@@ -43,6 +43,18 @@ def test_training_on_a_gpu_is_that_on_a_cpu_except_for_rounding(smoke, at_once):
     for one, other in zip(losses_here, losses_there, strict=True):
         assert one == pytest.approx(other, rel=1e-3)
     assert ((here - there).norm(dim=1) < 0.02 * here.norm(dim=1)).all()
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_step_of_training_waits_at_most_once_a_pass(smoke, at_once):
+    """transformers looks once a pass whether rows are packed; nothing else is read in a step."""
+    crossed = []
+    for steps in (2, 4):
+        with crossings.Crossings() as seen:
+            trained(smoke, "cuda", at_once, steps)
+        crossed.append(len(seen.found))
+    passes = (1 if at_once else 3) * smoke.training.accumulation
+    assert crossed[1] - crossed[0] <= 2 * passes
 
 
 def aggregated(rule, clients, device):

@@ -60,10 +60,19 @@ def test_a_number_that_is_read_is_seen_and_small():
     assert len(seen.found) == 1 and not seen.larger_than(1)
 
 
+@pytest.mark.parametrize("way", [lambda u: u[u > 0], lambda u: (u > 0).nonzero()])
+def test_a_count_that_the_host_waits_for_is_seen(way):
+    with crossings.Crossings() as seen, pytest.raises((NotImplementedError, RuntimeError)):
+        way(torch.empty(10, 50, device="meta"))
+    assert [size for _, size in seen.found] == [1]
+
+
 def test_what_stays_on_its_device_or_goes_there_is_no_copy_to_the_host():
     with crossings.Crossings() as seen:
         u = torch.ones(10, 50).to("meta")
         u.copy_(torch.zeros(10, 50))
         (u.double() @ u.double().T).sum(dim=0)
+        u[:, torch.tensor([1, 3])]
         torch.ones(10, 50).double().sum().item()
+        torch.ones(10, 50).nonzero()
     assert not seen.found
