@@ -49,8 +49,8 @@ def published(outputs):
         ]
         # without how far the runs were, which stands there only where some were still missing
         shown = [[one for one in outs if not PROGRESS.search(json.dumps(one))] for outs in results]
-        # and without the random names of styled tables
-        found[file.name] = re.sub(r"T_[0-9a-f]{5}", "", json.dumps(shown))
+        # and without a styled table's random name and where it lay in memory
+        found[file.name] = re.sub(r"T_[0-9a-f]{5}|0x[0-9a-f]+", "", json.dumps(shown))
     return found
 
 
