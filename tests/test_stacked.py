@@ -47,7 +47,9 @@ def at_once(tuned, start, clients, options, seeds):
 
 @pytest.mark.parametrize(("parts", "clip"), [(1, 1.0), (2, 0.05)])
 def test_clients_trained_at_once_are_as_if_trained_by_themselves(clients, smoke, parts, clip):
+    """In float64: AdamW may turn the rounding of a gradient that is almost 0 into a whole step."""
     tuned, start, rows = clients
+    tuned = copy.deepcopy(tuned).double()
     changes = {"steps": 4, "batch_size": 4, "accumulation": parts, "clip": clip}
     options = smoke.replace(training=changes).training
     before = copy.deepcopy(dict(tuned.named_parameters()))
@@ -58,9 +60,9 @@ def test_clients_trained_at_once_are_as_if_trained_by_themselves(clients, smoke,
     wanted, wanted_losses, wanted_tokens = one_by_one(tuned, start, rows, options, [3, 4, 5])
     assert tokens == wanted_tokens
     for own, alone in zip(losses, wanted_losses, strict=True):
-        assert own == pytest.approx(alone, rel=1e-4)
+        assert own == pytest.approx(alone, rel=1e-5)
     difference = (updates - wanted).norm(dim=1) / wanted.norm(dim=1)
-    assert difference.max() < 1e-3
+    assert difference.max() < 1e-5
     # else it would not show if two were mixed up
     assert (wanted[0] - wanted[1]).norm() > 0.5 * wanted[0].norm()
 
