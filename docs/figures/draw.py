@@ -20,7 +20,7 @@ READ = [
     for preset in ("claims", "real")
     for table in ("10_table1", "20_concentration", "32_table")
 ]
-WORLD, REAL = "the invented world\n5 seeds", "SmolLM2-135M, real\n1 to 3 seeds"
+WORLD, REAL = "the invented world\n5 seeds", "SmolLM2-135M, real\n3 seeds"
 # Where the lines of the backdoor are named: poison, attack success.
 BESIDE = {
     "claims": {"injected": (2.8, 70), "natural": (7.9, 30)},
