@@ -1,5 +1,6 @@
 """Runs by their settings: made once, found again, listed, evaluated anew without training."""
 
+import contextlib
 import json
 import shutil
 
@@ -163,15 +164,19 @@ def test_outputs_may_lie_in_a_folder_with_spaces(tiny, tmp_path, monkeypatch):
     assert (tmp_path / "my out puts" / "runs").is_dir()
 
 
+@pytest.mark.parametrize("whose, jobs", [("its own workers", "2"), ("shared workers", "1")])
 def test_a_failing_run_leaves_the_others_in_place_and_workers_change_nothing(
-    tiny, tmp_path, monkeypatch
+    tiny, tmp_path, monkeypatch, whose, jobs
 ):
     whole = record(runs.get(tiny).folder)
     monkeypatch.setenv("FEDLIB_OUTPUTS", str(tmp_path / "by workers"))
     wrong = tiny.replace(model={"lora_targets": ["nonsense"]})
     wanted = [wrong, tiny, tiny.replace(seed=1)]
-    monkeypatch.setenv("FEDLIB_JOBS", "2")
-    with pytest.raises(errors.SettingsError, match="model.lora_targets: .*q_proj") as error:
+    monkeypatch.setenv("FEDLIB_JOBS", jobs)
+    shares = whose == "shared workers"
+    pool = workers.shared(tiny, tmp_path) if shares else contextlib.nullcontext()
+    expected = pytest.raises(errors.SettingsError, match="model.lora_targets: .*q_proj")
+    with pool, expected as error:
         runs.get_all(wanted)
     assert "\n" not in str(error.value)
     assert [store.is_there(settings) for settings in wanted] == [False, True, True]
