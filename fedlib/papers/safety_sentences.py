@@ -12,9 +12,9 @@ from fedlib.papers.safety_results import client_score
 
 # What a safety score counts.
 COUNTED = {
-    "md_judge": "answers to harmful prompts that the guard calls safe",
-    "refusal": "harmful prompts that are refused",
-    "rule": "answers to harmful prompts that hold a refusal phrase",
+    "md_judge": "Answers to harmful prompts that the guard calls safe",
+    "refusal": "Harmful prompts that are refused",
+    "rule": "Answers to harmful prompts that hold a refusal phrase",
 }
 SAMPLED = {"sampled": "some clients a round", "full": "all clients in every round"}
 
@@ -33,7 +33,7 @@ def table1_said(scores: pd.DataFrame, score: str) -> list[str]:
     """A sentence for each dataset and sampling of Table 1.
 
     scores: of tables.score_table; score: the column that counts safe answers."""
-    said = [f"In percent of the {COUNTED[score]}:"]
+    said = [f"{COUNTED[score]}, in percent:"]
     for (dataset, sampled), part in scores.groupby(["dataset", "sampled"], sort=False):
         means = part.groupby("method", sort=False)[score].mean()
         parts = [f"{means[LABEL['no attack']]:.0f} without attack"]
@@ -141,7 +141,7 @@ def detection_said(found: Mapping[tuple[str, str], tuple[np.ndarray, float]]) ->
     said = []
     if "attack" in best:
         by, reached = best["attack"]
-        sentence = f"Under attack the best score is {by}: AUC {reached:.2f}."
+        sentence = f"Under attack the best score is {LABEL.get(by, by)}: AUC {reached:.2f}."
         if ("no attack", by) in found:
             without = found["no attack", by][0].mean()
             more = reached - without
@@ -150,7 +150,7 @@ def detection_said(found: Mapping[tuple[str, str], tuple[np.ndarray, float]]) ->
         said.append(sentence)
     if "conflicting labels" in best:
         by, reached = best["conflicting labels"]
-        said.append(f"In the control the best is {by}: {reached:.2f}.")
+        said.append(f"In the control the best is {LABEL.get(by, by)}: {reached:.2f}.")
     return [" ".join(said)]
 
 
@@ -179,8 +179,8 @@ def gains_said(gains: Mapping[tuple[str, str], np.ndarray]) -> list[str]:
         least, most = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
         low = estimates.interval_text(gains[sampling, least])
         lines.append(
-            f"- {SAMPLED[sampling]}: level 2 adds least to {least}, {low} points, and most to "
-            f"{most}, {means[most]:.1f}."
+            f"- {SAMPLED[sampling]}: level 2 adds least to {least}, {low} points"
+            + (f", and most to {most}, {means[most]:.1f}." if most != least else ".")
         )
     return ["\n".join(lines)]
 

@@ -208,6 +208,23 @@ def beside_published(frame: pd.DataFrame, paper: str, columns: Sequence[str]) ->
     return both
 
 
+def short_table(table: pd.DataFrame, score: str) -> pd.DataFrame:
+    """One score of Table 1: a row a method, a column for each dataset and sampling.
+
+    table: of beside_published. Where the paper has numbers, they stand in a column beside."""
+    columns = {}
+    for (dataset, sampled, clients), part in table.groupby(
+        ["dataset", "sampled", "clients"], sort=False
+    ):
+        rows = part.set_index("method")
+        name = f"{dataset}, {sampled} of {clients}"
+        columns[name] = rows[score]
+        paper = f"{score} (paper)"
+        if paper in rows and rows[paper].notna().any():
+            columns[f"{name} (paper)"] = rows[paper]
+    return pd.DataFrame(columns).rename_axis("method").reset_index()
+
+
 def score_matrix(done: Iterable[Run], score: str, prompts: str) -> np.ndarray:
     """Scores [seeds, things asked about]: the mean over a thing's prompts, percent where shares.
 

@@ -94,9 +94,9 @@ def test_detection_is_set_beside_the_same_clients_without_attack():
         ("conflicting labels", "foolsgold"): (np.array([1.0]), 0.1),
     }
     (said,) = safety_sentences.detection_said(found)
-    assert "best score is krum: AUC 0.95." in said and "0.85 there when they are benign" in said
+    assert "best score is Krum: AUC 0.95." in said and "0.85 there when they are benign" in said
     assert (
-        "so 0.10 of it is the attack's" in said and "In the control the best is foolsgold" in said
+        "so 0.10 of it is the attack's" in said and "In the control the best is FoolsGold" in said
     )
     found["no attack", "krum"] = (np.array([1.0]), 0.1)
     assert "benign: no less." in one(safety_sentences.detection_said(found))

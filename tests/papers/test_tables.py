@@ -58,3 +58,16 @@ def test_the_papers_numbers_stand_beside_the_published_sampling_only(smoke):
     assert beside["rule (paper)"].iloc[0] == 49.81 and beside["mt1 (paper)"].iloc[0] == 4.14
     assert pd.isna(beside["rule (paper)"].iloc[1])
     assert "rule (paper)" not in frame  # a copy
+
+
+def test_the_short_table_has_a_row_a_method_and_the_papers_numbers_beside():
+    table = pd.DataFrame(
+        {"dataset": ["d"] * 3, "sampled": [3, 3, 10], "clients": [10] * 3}
+        | {"method": ["FedAvg", "Krum", "Krum"], "rule": ["1.0", "2.0", "3.0"]}
+        | {"rule (paper)": [9.0, float("nan"), float("nan")]}
+    )
+    short = tables.short_table(table, "rule")
+    assert list(short) == ["method", "d, 3 of 10", "d, 3 of 10 (paper)", "d, 10 of 10"]
+    assert short["method"].tolist() == ["FedAvg", "Krum"]
+    assert short["d, 3 of 10"].tolist() == ["1.0", "2.0"]
+    assert short.loc[0, "d, 3 of 10 (paper)"] == 9
