@@ -4,9 +4,11 @@ ASR is the attack success rate in percent, BSNR the Backdoor Signal-to-Noise Rat
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from fedlib.lab.store import Run
 from fedlib.papers import estimates
 from fedlib.papers.methods import LABEL
 
@@ -53,16 +55,13 @@ def triggers_said(every: pd.DataFrame) -> list[str]:
     ]
 
 
-def rounds_said(lines: Mapping[str, Sequence[Sequence[float]]]) -> list[str]:
-    """Where BSNR starts and ends, by share of poison.
-
-    lines: {share: BSNR by round, a list a run}."""
+def rounds_said(runs_by_share: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Where BSNR starts and ends, by share of poison: {share: its runs}."""
     told = []
-    for name, runs in lines.items():
-        if runs:
-            first = sum(run[0] for run in runs) / len(runs)
-            last = sum(run[-1] for run in runs) / len(runs)
-            told.append(f"{name} from {first:.2f} to {last:.2f}")
+    for name, runs in runs_by_share.items():
+        ends = [(run.rounds()[0].get("bsnr", 0), run.rounds()[-1].get("bsnr", 0)) for run in runs]
+        first, last = np.mean(ends, axis=0)
+        told.append(f"{name} from {first:.2f} to {last:.2f}")
     return [f"Mean BSNR, first to last round: {', '.join(told)}."] if told else []
 
 

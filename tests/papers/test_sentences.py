@@ -1,5 +1,7 @@
 """Sentences say the numbers of the tables that they stand under, and what does not hold."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -167,8 +169,13 @@ def test_the_rest_of_paper_b():
     every = pd.DataFrame({"trigger": ["a", "b"], "asr": [90.0, 0.0]})
     assert "*a* succeeds most (90%)" in one(backdoor_sentences.triggers_said(every))
     assert "Of 2 triggers 1 reach 50%" in one(backdoor_sentences.triggers_said(every))
-    lines = {"8% poison": [[0.4, 0.2], [0.6, 0.0]], "4% poison": []}
-    assert one(backdoor_sentences.rounds_said(lines)).endswith("8% poison from 0.50 to 0.10.")
+    first, second = (
+        SimpleNamespace(rounds=lambda ends=ends: [{"bsnr": value} for value in ends])
+        for ends in ((0.4, 0.2), (0.6, 0.0))
+    )
+    said = one(backdoor_sentences.rounds_said({"8% poison": [first, second]}))
+    assert said.endswith("8% poison from 0.50 to 0.10.")
+    assert backdoor_sentences.rounds_said({}) == []
     row = {"BSNR with": "asr", "Spearman": "0.4", "given the share": ""}
     assert "given" not in one(backdoor_sentences.correlations_said([row]))
     factors = pd.DataFrame(
