@@ -38,10 +38,10 @@ def spread_said(spread: pd.DataFrame) -> list[str]:
     spread: of backdoor_scores, with a column `held by`."""
     means = spread.groupby("held by", sort=False)["asr"].mean()
     told = ", ".join(f"{name} {value:.0f}%" for name, value in means.items())
-    return [
-        f"ASR by who holds the poison: {told}. The highest is *{means.idxmax()}*, the lowest "
-        f"*{means.idxmin()}*."
-    ]
+    end = f"The highest is *{means.idxmax()}*, the lowest *{means.idxmin()}*."
+    if means.nunique() == 1:
+        end = "All are the same."
+    return [f"ASR by who holds the poison: {told}. {end}"]
 
 
 def triggers_said(every: pd.DataFrame) -> list[str]:

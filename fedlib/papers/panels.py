@@ -157,7 +157,9 @@ def _cells(names: Sequence[str], tasks: Sequence[str]) -> Iterator[tuple[str, st
 
 
 def probe_losses(names: Sequence[str], plain: Sequence[Run]) -> dict[str, dict[str, list]]:
-    """{panel: {line: the probes' losses by layer, a list a run}}, the first line before tuning."""
+    """{panel: {line: the probes' (losses by layer, accuracies) of each run}}.
+
+    The first line is before tuning."""
     panels: dict[str, dict[str, list]] = {}
     for _, label, task in _cells(names, results.tasks_of(plain)):
         same = results.tuned_as(plain, task=task, model=label)

@@ -28,24 +28,32 @@ def drift_said(scores: pd.DataFrame) -> list[str]:
         for scenario, same in part.groupby("scenario", sort=False):
             one = f"{same[column].mean():.0f}% after ({scenario})"
             if "probe_loss" in same:
-                one += f", where the probes' loss rose by {same['probe_loss'].mean():.2f}"
+                # a rise that rounds to 0 has no sign
+                rise = round(same["probe_loss"].mean(), 2) + 0.0
+                one += f", where the probes' loss rose by {rise:.2f}"
             told.append(one)
         lines.append(f"- {model}, task {task}: {'; '.join(told)}")
     return ["\n".join(["ASR:", *lines])]
 
 
-def layers_said(panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) -> list[str]:
+def layers_said(panels: Mapping[str, Mapping[str, Sequence[Any]]]) -> list[str]:
     """In which layer the probes' loss rises most.
 
-    panels: {panel: {line: losses by layer, a list a run}}, the first line before tuning."""
+    panels: {panel: {line: (losses by layer, accuracies) of each run}}, the first line before
+    tuning, as panels.probe_losses gives them."""
     lines = []
     for panel, drawn in panels.items():
-        means = {name: pd.DataFrame(list(runs)).mean() for name, runs in drawn.items() if runs}
+        means = {
+            name: pd.DataFrame([losses for losses, _ in runs]).mean()
+            for name, runs in drawn.items()
+            if runs
+        }
         before, *after = means.items()
         told = []
         for name, losses in after:
             rise = losses - before[1]
-            told.append(f"{name}: layer {rise.idxmax()}, by {rise.max():.2f}")
+            most = f"layer {rise.idxmax()}, by {rise.max():.2f}"
+            told.append(f"{name}: {most if rise.max() >= HARDLY else 'no layer'}")
         lines.append(f"- {panel}: {'; '.join(told)}")
     return ["\n".join(["The probes' loss rises most in:", *lines])]
 
@@ -103,13 +111,31 @@ def swat_said(scores: pd.DataFrame) -> list[str]:
         line = f"- task {task}, {scenario}: {', '.join(told)}."
         plain, swat = LABEL["plain"], LABEL["swat"]
         if plain in means.index and swat in means.index:
-            asr = means[column].to_dict()
-            lower = asr[plain] - asr[swat]
-            enough = 3 * lower >= asr[plain]
-            line += f" SWAT lowers ASR by {lower:.0f} points, "
-            line += "a third or more." if enough else "less than a third."
+            line += _lowered(**means[column].rename({plain: "plain", swat: "swat"}))
         lines.append(line)
     return ["\n".join(["ASR by way of tuning:", *lines])]
+
+
+def _lowered(plain: float, swat: float, **_others: float) -> str:
+    """Whether SWAT lowers ASR, and whether by the third that the claims ask for."""
+    if swat >= plain:
+        return " SWAT does not lower ASR."
+    enough = 3 * (plain - swat) >= plain
+    return f" SWAT lowers ASR by {plain - swat:.0f} points, " + (
+        "a third or more." if enough else "less than a third."
+    )
+
+
+def composition_said(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """By how many points of ASR SWAT lowers what other defences leave, by scenario."""
+    lines = []
+    mine = [row for row in rows if row["on top"] == LABEL["swat"]]
+    for scenario in dict.fromkeys(row["scenario"] for row in mine):
+        told = [
+            f"{row['defence']} {row['ASR lower by']}" for row in mine if row["scenario"] == scenario
+        ]
+        lines.append(f"- {scenario}: {', '.join(told)}")
+    return ["\n".join(["SWAT on top lowers ASR by, in points, by the defence there:", *lines])]
 
 
 def differences_said(rows: Sequence[Mapping[str, Any]], column: str, what: str) -> list[str]:

@@ -166,6 +166,8 @@ def test_defences_and_their_control():
 def test_the_rest_of_paper_b():
     spread = pd.DataFrame({"held by": ["1", "all"], "asr": [1.0, 74.0]})
     assert "1 1%, all 74%. The highest is *all*" in one(backdoor_sentences.spread_said(spread))
+    spread["asr"] = 5.0
+    assert one(backdoor_sentences.spread_said(spread)).endswith("All are the same.")
     every = pd.DataFrame({"trigger": ["a", "b"], "asr": [90.0, 0.0]})
     assert "*a* succeeds most (90%)" in one(backdoor_sentences.triggers_said(every))
     assert "Of 2 triggers 1 reach 50%" in one(backdoor_sentences.triggers_said(every))
@@ -217,19 +219,25 @@ def test_tuning_with_a_guard_and_without(column):
     assert said.endswith("SWAT lowers ASR by 36 points, a third or more.")
     scores.loc[2, column] = 80.0
     assert one(tuning_sentences.swat_said(scores[1:])).endswith("6 points, less than a third.")
+    scores.loc[2, column] = 86.0
+    assert one(tuning_sentences.swat_said(scores[1:])).endswith("SWAT does not lower ASR.")
 
 
 def test_the_rest_of_paper_w():
     cells = [{"type": "q", "layer": layer, "loss": loss} for layer, loss in enumerate((0.0, 0.4))]
     (said,) = tuning_sentences.noise_said({"chat": {"cells": cells, "robust": [["q", 0]]}})
     assert "noise in q of layer 1 raises the probes' loss most, by 0.40. In 1 of 2 modules" in said
-    panels = {"chat, task t": {"before": [[0.1, 0.1]], "after": [[0.1, 0.9]]}}
+    panels = {"chat, task t": {"before": [([0.1, 0.1], [1, 1])], "after": [([0.1, 0.9], [1, 1])]}}
     said = one(tuning_sentences.layers_said(panels))
     assert said.endswith("- chat, task t: after: layer 1, by 0.80")
     rows = [{"task": "t", "than": "plain tuning", "smaller by (%)": "50.0"}]
     assert tuning_sentences.differences_said(rows, "smaller by (%)", "Less") == [
         "Less: t, plain tuning: 50.0."
     ]
+    row = {"scenario": "benign", "defence": "none", "on top": "SWAT", "ASR lower by": "9.0"}
+    other = row | {"on top": "warm-up: random", "ASR lower by": "1.0"}
+    (said,) = tuning_sentences.composition_said([row, other])
+    assert said.endswith("\n- benign: none 9.0")
     frame = pd.DataFrame({"method": ["SWAT"], "md_judge": [80.0]})
     assert tuning_sentences.federated_said(frame) == ["SWAT: md_judge 80%."]
     row = {"model": "chat", "in Mods_Rob": 3, "cells": 28, "parameters (%)": 10.0}
