@@ -123,7 +123,7 @@ def before_after(axes: Any, scores: pd.DataFrame, column: str, title: str = "") 
     axes.set_xlabel(_with_direction(column), fontsize=9)
     axes.grid(axis="y", visible=False)
     # below the axes, so that it lies over no point
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2}
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.28), "ncols": 2}
     axes.legend(fontsize=8, frameon=False, **below)
 
 

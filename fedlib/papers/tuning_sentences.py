@@ -111,12 +111,13 @@ def swat_said(scores: pd.DataFrame) -> list[str]:
         line = f"- task {task}, {scenario}: {', '.join(told)}."
         plain, swat = LABEL["plain"], LABEL["swat"]
         if plain in means.index and swat in means.index:
-            line += _lowered(**means[column].rename({plain: "plain", swat: "swat"}))
+            asr = means[column].to_dict()
+            line += _lowered(asr[plain], asr[swat])
         lines.append(line)
     return ["\n".join(["ASR by way of tuning:", *lines])]
 
 
-def _lowered(plain: float, swat: float, **_others: float) -> str:
+def _lowered(plain: float, swat: float) -> str:
     """Whether SWAT lowers ASR, and whether by the third that the claims ask for."""
     if swat >= plain:
         return " SWAT does not lower ASR."
