@@ -25,7 +25,7 @@ data: $(INSTALLED)           # the link to the files, and the package that carri
 test: lint                   ## all tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-faults: $(INSTALLED)         ## crashes and hostile files in thousands (half an hour; docs/reliability.md)
+faults: $(INSTALLED)         ## crashes and hostile files in thousands (a quarter of an hour; docs/reliability.md)
 	OMP_NUM_THREADS=1 FEDLIB_FAULTS=200 FEDLIB_FUZZ=900 $(PY) -m pytest tests/faults tests/hostile
 
 gpu: $(INSTALLED)            ## what a machine with a GPU is asked: its tests, and the benchmarks; ten minutes
