@@ -69,7 +69,7 @@ def test_the_backdoor_of_the_real_model_is_that_of_its_runs():
 
 def test_the_tuning_of_the_real_model_is_that_of_its_runs():
     shown = table_rows(6)
-    columns = ("scenario", "method", "unrefused", "words", "task_accuracy", "probe_loss")
+    columns = ("scenario", "method", "unrefused", "words", "task_accuracy", "probe_loss_rise")
     for row in read_rows(RESULTS / "real" / "tables" / "32_table.csv"):
         assert [row[name] for name in columns] in shown
 

@@ -71,7 +71,8 @@ def tuning_scores(done: Iterable[Run]) -> pd.DataFrame:
     those that do not refuse; affirmation; words: how long these responses are: all three on real
     text. answered: harmful prompts answered with both true parts and no refusal, which only the
     world knows. hs (harmfulness score, 1 to 5). task_accuracy and help: answered right.
-    over_refusal. probe_loss and probe_accuracy (a share). What nobody judged has no column."""
+    over_refusal. probe_loss_rise, and probe_accuracy_lost in points: what tuning changed, by the
+    probe's records probe_loss and probe_accuracy. What nobody judged has no column."""
     return pd.DataFrame([_scores(run) for run in done])
 
 
@@ -94,8 +95,11 @@ def _scores(run: Run) -> dict[str, Any]:
     if "affirmation" in scores:
         row["words"] = _words(run)
     task_accuracy = scores.get("task", scores.get("exact"))
-    rest = ("affirmation", "hs", "help", "over_refusal", "probe_loss", "probe_accuracy")
+    rest = ("affirmation", "hs", "help", "over_refusal")
     row |= {"task_accuracy": task_accuracy} | {name: scores.get(name) for name in rest}
+    # records name the score, tables say that it is a change
+    row["probe_loss_rise"] = scores.get("probe_loss")
+    row["probe_accuracy_lost"] = scores.get("probe_accuracy")
     return {name: value for name, value in row.items() if value is not None}
 
 

@@ -73,8 +73,8 @@ BETTER = {
     "recall": "higher is better",
     "precision": "higher is better",
     "f1": "higher is better",
-    "probe_loss": "a rise: 0 is no drift",
-    "probe_accuracy": "points lost: 0 is no drift",
+    "probe_loss_rise": "0 is no drift",
+    "probe_accuracy_lost": "in points; 0 is no drift",
 }
 # What each of the world's datasets stands beside in the paper's tables.
 STANDS_FOR = {"lmsys-like": "LMSYS-Chat", "wild-like": "WildChat"}

@@ -27,9 +27,9 @@ def drift_said(scores: pd.DataFrame) -> list[str]:
         told = [f"{before:.0f}% before"]
         for scenario, same in part.groupby("scenario", sort=False):
             one = f"{same[column].mean():.0f}% after ({scenario})"
-            if "probe_loss" in same:
+            if "probe_loss_rise" in same:
                 # a rise that rounds to 0 has no sign
-                rise = round(same["probe_loss"].mean(), 2) + 0.0
+                rise = round(same["probe_loss_rise"].mean(), 2) + 0.0
                 one += f", where the probes' loss rose by {rise:.2f}"
             told.append(one)
         lines.append(f"- {model}, task {task}: {'; '.join(told)}")

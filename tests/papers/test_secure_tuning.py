@@ -87,3 +87,12 @@ def test_one_task_of_the_world_may_be_named(smoke):
     assert {run.data.benign[0] for run in secure_tuning.tuning_grid(one)} == {"skill"}
     with pytest.raises(SettingsError, match="swat.tasks: no task 'skil'.*skill"):
         secure_tuning.tuning_grid(smoke.replace(swat={"tasks": ["skil"]}))
+
+
+def test_what_the_probe_found_is_named_as_a_change(smoke):
+    (settings,) = smoke.vary([secure_tuning.tuning_changes(smoke)], [{"seed": 0}])
+    scores = {"probe_loss": 1.5, "probe_accuracy": 6.0}
+    run = SimpleNamespace(settings=settings, scores=lambda: scores, responses=list)
+    (row,) = secure_tuning_results.tuning_scores([run]).to_dict("records")
+    assert (row["probe_loss_rise"], row["probe_accuracy_lost"]) == (1.5, 6.0)
+    assert "probe_loss" not in row

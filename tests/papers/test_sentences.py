@@ -200,9 +200,12 @@ def tuned(column="unsafe"):
     """A frame as of tuning_scores: before tuning, plain and SWAT."""
     where = {"model": "chat", "task": "t"}
     rows = [
-        where | {"scenario": "untuned", "method": LABEL["untuned"], column: 7.0, "probe_loss": 0.0},
-        where | {"scenario": "benign", "method": LABEL["plain"], column: 86.0, "probe_loss": 1.8},
-        where | {"scenario": "benign", "method": LABEL["swat"], column: 50.0, "probe_loss": 0.1},
+        where
+        | {"scenario": "untuned", "method": LABEL["untuned"], column: 7.0, "probe_loss_rise": 0.0},
+        where
+        | {"scenario": "benign", "method": LABEL["plain"], column: 86.0, "probe_loss_rise": 1.8},
+        where
+        | {"scenario": "benign", "method": LABEL["swat"], column: 50.0, "probe_loss_rise": 0.1},
     ]
     return pd.DataFrame(rows).assign(task_accuracy=90.0)
 
