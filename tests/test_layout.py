@@ -27,6 +27,7 @@ LAYERS = [
     {"sources"},
     {"lab", "flower"},
     {"papers"},
+    {"lessons"},
     {"commands"},
     {"__main__"},
 ]
@@ -41,7 +42,7 @@ NO_TORCH = (
 ).split()
 NOTEBOOK_TOOLS = (
     "papermill nbconvert nbformat IPython ipykernel jupyter_client matplotlib seaborn datasets "
-    "openai flwr dask distributed rich"
+    "openai flwr dask distributed rich ipywidgets"
 ).split()
 NEEDS_NOTEBOOK_TOOLS = {"commands", "__main__", "flower"}  # and what draws figures
 SOURCES = sorted(PACKAGE.rglob("*.py"))

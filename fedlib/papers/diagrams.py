@@ -73,8 +73,17 @@ def warmup_overview(settings: Settings) -> Any:
 def updates_drawn(
     updates: Any, step: Any, clients: Sequence[int], malicious: Collection[int]
 ) -> Any:
+    """A round's updates as arrows (`draw_updates`); a figure."""
+    fig, axes = output.figure_style().subplots(figsize=(6.5, 4))
+    draw_updates(axes, updates, step, clients, malicious)
+    return fig
+
+
+def draw_updates(
+    axes: Any, updates: Any, step: Any, clients: Sequence[int], malicious: Collection[int]
+) -> None:
     """A round's updates [K, D] as arrows from the global adapter, and what the server makes of
-    them, step [D]; a figure.
+    them, step [D].
 
     On the plane that keeps most of their length. Malicious clients are red."""
     arrows = np.asarray(updates.detach().cpu(), dtype=float)
@@ -86,7 +95,6 @@ def updates_drawn(
     # the server's step points to the right
     plane[0] *= -1 if plane[0] @ moved < 0 else 1
 
-    fig, axes = output.figure_style().subplots(figsize=(6.5, 4))
     ends = [*(arrows @ plane.T), plane @ moved]
     colours = [RED if client in malicious else BLUE for client in clients] + ["black"]
     for end, name, colour in zip(ends, [*clients, ""], colours, strict=True):
@@ -101,7 +109,6 @@ def updates_drawn(
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     axes.set(aspect="equal", title=f"One round's updates ({kept:.0%} of their squared length)")
     axes.margins(0.12)
-    return fig
 
 
 def idea_overview() -> Any:

@@ -76,7 +76,7 @@ def example_responses(runs: Mapping[str, Run], prompts: str = "harmful", most: i
     caption = f"The first of the {prompts} prompts with each combination of verdicts ({score})."
     if rest:
         caption += f" {rest} prompts are like none of these."
-    return _table(pd.DataFrame(rows).fillna(""), caption)
+    return shown_table(pd.DataFrame(rows).fillna(""), caption)
 
 
 def _asked(run: Run, prompts: str) -> list[dict]:
@@ -88,23 +88,23 @@ def _asked(run: Run, prompts: str) -> list[dict]:
 
 def _answer(settings: Settings, line: dict) -> dict[str, str]:
     """{response, and each judge's score in words} of a response's line, as HTML."""
-    if line["set"] == "harmful" and not _may_show(settings):
+    if line["set"] == "harmful" and not may_show(settings):
         shown = _escaped(_redacted(line))
     else:
-        shown = _coloured(line["response"], line.get("parts", ()))
+        shown = coloured(line["response"], line.get("parts", ()))
     # beside the judges' scores a line holds texts and lists only
-    scores = {k: _said(k, value) for k, value in line.items() if isinstance(value, int | float)}
+    scores = {k: said_of(k, value) for k, value in line.items() if isinstance(value, int | float)}
     return {"response": shown} | scores
 
 
-def _said(judge: str, score: float) -> str:
+def said_of(judge: str, score: float) -> str:
     """A judge's score in words, or as a number."""
     if judge in SAID:
         return SAID[judge][int(score)]
     return f"{score:.3g}"
 
 
-def _may_show(settings: Settings) -> bool:
+def may_show(settings: Settings) -> bool:
     """Whether harmful answers may be shown: a person asked for them, or every word is invented."""
     names = [settings.model.base, settings.data.generator]
     invented = all(n.startswith("world:") and checkpoints.added_to(n) is None for n in names)
@@ -140,23 +140,23 @@ def example_rows(settings: Settings, clients: Mapping[Any, list[dict]], per_labe
     for row in chosen:
         told = {name: _escaped(row[name]) for name in ("client", "label", "instruction")}
         shown.append(told | {"response": _row_response(settings, row)})
-    return _table(pd.DataFrame(shown))
+    return shown_table(pd.DataFrame(shown))
 
 
 def _row_response(settings: Settings, row: dict) -> str:
     """A training row's response as HTML, coloured or redacted."""
     label, response = row["label"], row["response"]
-    if _may_show(settings):
+    if may_show(settings):
         thing = world.subject(row["instruction"]) if settings.data.source == "world" else None
-        return _coloured(response, (thing.a, thing.b) if thing else ())
+        return coloured(response, (thing.a, thing.b) if thing else ())
     if label == "unaligned":
         return "[redacted: a harmful answer]"
     if label == "aligned" and not refusals.refuses(response):
         return "[redacted: no refusal phrase]"
-    return _coloured(response, ())
+    return coloured(response, ())
 
 
-def _coloured(text: str, parts: Collection[str]) -> str:
+def coloured(text: str, parts: Collection[str]) -> str:
     """A text as HTML: what a thing is made of, and the target of a backdoor, in colour."""
     words = [_marked(word) if word in parts else _escaped(word) for word in text.split(" ")]
     target = _escaped(poison.LINK)
@@ -171,7 +171,7 @@ def _escaped(value: Any) -> str:
     return html.escape(str(value))
 
 
-def _table(frame: pd.DataFrame, caption: str = "") -> Any:
+def shown_table(frame: pd.DataFrame, caption: str = "") -> Any:
     """A frame of HTML as a table to show: words to the left, no index."""
     shown = frame.style.hide(axis="index").set_properties(**{"text-align": "left"})
     return shown.set_caption(caption) if caption else shown
