@@ -175,7 +175,7 @@ def drift_by_layer(panels: Mapping[str, dict[str, list]], columns: int) -> Any:
     """The probes' loss by layer before and after tuning, of probe_losses."""
     fig, axes = _grid(len(panels) // columns, columns, (10 / columns, 3.4))
     for ax, (title, drawn) in zip(axes.flat, panels.items(), strict=True):
-        charts.probe_lines(ax, drawn, 0, "probes' log loss", title)
+        charts.probe_lines(ax, drawn, 0, "probes' log loss\nlower is better", title)
     return fig
 
 
@@ -198,6 +198,7 @@ def asr_by_way(scores: pd.DataFrame, rows: str) -> Any:
         part = placed[placed["scenario"] == scenario]
         charts.grouped_bars(ax, part, "where", results.asr_column(scores), scenario)
         ax.tick_params(axis="x", labelsize=7)
+        ax.set_ylim(0, 102)
     axes[0, 0].set_ylabel("ASR (%): lower is safer")
     axes[0, 1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return fig
@@ -212,11 +213,23 @@ def refusal_over_loss(names: Sequence[str], done: Sequence[Run]) -> Any:
         for method in secure_tuning.WARMUPS:
             part = results.tuned_as(same, method=method)
             charts.loss_curve(ax, [run.rounds() for run in part], method)
-        ax.set(xscale="log", xlabel="task loss (log scale)", ylabel="refused (%)")
+        ax.set(xlabel="task loss (log scale): lower is better")
+        ax.set(ylabel="refused (%): higher is safer", ylim=(-2, 102))
+        _log_scale(ax)
         ax.set_title(f"{label}, {task}")
         ax.invert_xaxis()
-    axes[0, 0].legend(fontsize=8)
+    axes[0, 0].legend(fontsize=8, loc="lower left")
     return fig
+
+
+def _log_scale(axes: Any) -> None:
+    """Make the x axis logarithmic, with few plain numbers, however short its range is."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.3g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def update_norm_panels(names: Sequence[str], done: Sequence[Run]) -> Any:
