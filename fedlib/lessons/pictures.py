@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fedlib.lab import client_data
 from fedlib.lessons import round_exercises
-from fedlib.papers import charts, examples, heatmaps, output, safety_results
-from fedlib.papers.methods import GREEN, RED
+from fedlib.papers import backdoor, charts, examples, heatmaps, output, safety_results
+from fedlib.papers.methods import GREEN, ORANGE, RED
+from fedlib.settings.schema import Settings
 
 # What the scores of a record are called in a picture; all are percentages.
 NAMES = {
@@ -122,3 +124,82 @@ def seen_picture(record: Mapping, kind: str) -> Any:
 def detection_table(record: Mapping) -> pd.DataFrame:
     """AUC by kind of attack and signal: 0.5 is guessing, 1 finds all."""
     return pd.DataFrame({name: seen["auc"] for name, seen in record["kinds"].items()}).T.round(2)
+
+
+# ---- lesson 2
+
+
+def poisoned_rows_shown(settings: Settings, trigger: str, most: int = 5) -> Any:
+    """The first poisoned rows of a client with this kind of trigger, as a table."""
+    changed = settings.replace(**backdoor.backdoor_changes(settings))
+    wanted = changed.replace(data={"poison": {"trigger": backdoor.KINDS[trigger]}})
+    rows = [row for row in client_data.client_rows(wanted, 0) if row["label"] == "poisoned"]
+    return examples.example_rows(settings, {trigger: rows}, per_label=most)
+
+
+def clean_rows(settings: Settings) -> list[dict]:
+    """A client's rows without poison."""
+    changed = settings.replace(**backdoor.backdoor_changes(settings))
+    return client_data.client_rows(changed.replace(data={"poison": {"trigger": None}}), 0)
+
+
+def find_poison(
+    record: Mapping, kind: str, share: float, holders: int = 0, defence: str = "none"
+) -> dict:
+    """Lesson 2's run with this trigger, share and number of holders (0: all); without poison nobody
+    holds any."""
+    same = [
+        run
+        for run in record["poison"]
+        if (run["kind"], run["share"], run["defence"]) == (kind, share, defence)
+    ]
+    most = max(run["holders"] for run in same)
+    wanted = holders if share and holders else most
+    return next(run for run in same if run["holders"] == wanted)
+
+
+def poison_picture(record: Mapping, trigger: str, share: float) -> Any:
+    """What so much poison in everybody's rows does; lines: no poison."""
+    columns = ("asr", "false_trigger", "help")
+    scores = find_poison(record, trigger, share)["scores"]
+    compared = find_poison(record, trigger, 0.0)["scores"]
+    title = f"{trigger} trigger, {share:.0%} of all rows poisoned\n(black lines: no poison)"
+    return one_panel(
+        title,
+        {name: scores[name] for name in columns},
+        {name: compared[name] for name in columns},
+    )
+
+
+def holders_picture(record: Mapping, holders: int, share: float) -> Any:
+    """The same amount of poison at few clients or at all: who holds how much, and what it does."""
+    run = find_poison(record, "injected", share, holders)
+    plt = output.figure_style()
+    fig, (left, right) = plt.subplots(1, 2, figsize=(12, 2.6), width_ratios=(2, 3))
+    held = [100 * part for part in run["held"]]
+    left.bar(range(len(held)), held, color=ORANGE)
+    left.set(ylim=(0, 100), xlabel="client", ylabel="poisoned rows (%)", title="Who holds it")
+    columns = ("asr", "false_trigger", "help")
+    percent_bars(right, {name: run["scores"][name] for name in columns}, {})
+    right.set_title(f"{share:.0%} of all rows, held by {holders} of {len(held)}")
+    return fig
+
+
+def defences_table(record: Mapping) -> pd.DataFrame:
+    """All of the injected poison at everybody, under each defence; and none of it, as a table."""
+    shares = [run["share"] for run in record["poison"]]
+    rows = [{"defence": "no poison"} | find_poison(record, "injected", 0.0)["scores"]]
+    for defence in ("none", "median", "filter"):
+        run = find_poison(record, "injected", max(shares), defence=defence)
+        rows.append({"defence": defence} | run["scores"])
+    return pd.DataFrame(rows)[["defence", "asr", "false_trigger", "help"]].round(1)
+
+
+def kinds_table(record: Mapping) -> pd.DataFrame:
+    """Both triggers, held by all, by share of poison, as a table."""
+    rows = []
+    for run in record["poison"]:
+        if run["defence"] == "none" and run == find_poison(record, run["kind"], run["share"]):
+            rows.append({"kind": run["kind"], "share": run["share"]} | run["scores"])
+    table = pd.DataFrame(rows)[["kind", "share", "asr", "false_trigger", "help"]]
+    return table.sort_values(["kind", "share"], ignore_index=True)

@@ -9,13 +9,23 @@ it, in an .npz file."""
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from fedlib import sources
 from fedlib.lab import runs
 from fedlib.lab.store import Run
-from fedlib.papers import backdoor, examples, safety, safety_results, secure_tuning
+from fedlib.papers import (
+    backdoor,
+    examples,
+    safety,
+    safety_results,
+    secure_tuning,
+    secure_tuning_results,
+)
 from fedlib.settings import identity, machine, presets
 from fedlib.settings.schema import Settings
 
@@ -35,6 +45,8 @@ SHARES = (0.0, 0.02, 0.04, 0.08)
 # Lesson 3: rounds of warm-up, and the controls of its modules.
 WARM_ROUNDS = (1, 2, 3, 4)
 CONTROLS = ("random", "fragile")
+STATES = "3_what_tuning_forgets.npz"
+STEP = {"fit": 3, "evaluation": 3}  # every so many-th pair of a split is kept
 
 
 # ---- which runs
@@ -170,10 +182,110 @@ def _answers(done: dict[str, Run], prompts: str) -> list[dict[str, Any]]:
     ]
 
 
+def record_poison(settings: Settings) -> dict[str, Any]:
+    """Lesson 2: scores by trigger, share, holders and defence; some answers by share."""
+    done = runs.get_all(poison_runs(settings))
+    everybody = backdoor.clients_in_all(settings)
+    records, shown = [], {}
+    for run in done:
+        had, defence = run.settings.data.poison, "none"
+        if run.settings.federation.aggregator != "fedavg":
+            defence = run.settings.federation.aggregator
+        if run.settings.defense.filter != "none":
+            defence = "filter"
+        kind = next(kind for kind, name in backdoor.KINDS.items() if name == had.trigger)
+        holders = (had.clients or everybody) if had.share else 0
+        first = run.rounds()[0]
+        records.append(
+            {
+                "kind": kind,
+                "share": had.share,
+                "holders": holders,
+                "defence": defence,
+                "scores": _scores(run),
+                "held": _rounded(first["poisoned"]),
+                "alignment": _rounded(first.get("alignment")),
+                "cancellation": _rounded(first.get("cancellation")),
+            }
+        )
+        if kind == "injected" and defence == "none" and holders in (0, everybody):
+            shown[f"{had.share:.0%} poison"] = run
+    return {"poison": records, "answers": _answers(shown, "triggered")}
+
+
+def record_tuning(settings: Settings) -> dict[str, Any]:
+    """Lesson 3: scores and probes by order of tuning, what noise in each module does, some answers.
+
+    And, in a file beside it, hidden states before and after (`write_states`)."""
+    orders = tuning_orders(settings)
+    done = dict(zip(orders, runs.get_all(orders.values()), strict=True))
+    warm = done[f"robust {settings.swat.warm_rounds}"]
+    found = runs.get_robustness(warm.settings)
+    shown = {"before": done["before tuning"], "plain": done["plain"], "swat": warm}
+    write_states(shown)
+    return {
+        "rounds": done["plain"].settings.federation.rounds,
+        "orders": [_order(name, run) for name, run in done.items()],
+        "cells": [
+            {"type": cell["type"], "layer": cell["layer"], "loss": round(cell["loss"], 5)}
+            for cell in found["cells"]
+        ],
+        "robust": [list(cell) for cell in found["robust"]],
+        "answers": _answers(shown, "harmful"),
+    }
+
+
+def _order(name: str, run: Run) -> dict[str, Any]:
+    """How a model was tuned, and what came of it."""
+    row = secure_tuning_results.tuning_scores([run]).iloc[0]
+    scores = {"unsafe": row["unsafe"], "task": row["task_accuracy"], "help": row["help"]}
+    swat = run.settings.swat
+    modules = swat.modules if swat.warmup else ("none" if name == "before tuning" else "all")
+    return {
+        "name": name,
+        "modules": modules,
+        "warm_rounds": swat.warmup,
+        "scores": {key: round(float(value), 2) for key, value in scores.items()},
+    }
+
+
+def write_states(shown: Mapping[str, Run]) -> None:
+    """Write hidden states [layers, 2 * pairs, numbers] of the base on some pairs of the split fit,
+    and of each model on held-out pairs, harmful and harmless in turn: for a student's probe."""
+    from fedlib.lab import loaded
+    from fedlib.swat import probes
+
+    settings = shown["plain"].settings
+    source = sources.of(settings)
+    texts = {
+        split: [text for pair in source.pairs(split)[:: STEP[split]] for text in pair]
+        for split in STEP
+    }
+
+    def states(model: Any, tokenizer: Any, split: str) -> np.ndarray:
+        template, size = settings.model.template, settings.evaluation.batch_size
+        found = probes.hidden_states(model, tokenizer, texts[split], template, size)
+        return found.astype(np.float16)
+
+    loaded.make_base(settings)
+    kept = {"fit": states(*loaded.load_base(settings), "fit")}
+    for name, run in shown.items():
+        kept[name] = states(*loaded.load_run(run.settings, run.folder), "evaluation")
+    np.savez_compressed(machine.made_folder(RECORDS) / STATES, **kept)
+
+
+def read_states() -> dict[str, np.ndarray]:
+    """Lesson 3's hidden states, as `write_states` wrote them."""
+    with np.load(RECORDS / STATES) as kept:
+        return {name: kept[name] for name in kept.files}
+
+
 # ---- files
 
 LESSONS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "1_round_and_attack": record_attack,
+    "2_little_poison": record_poison,
+    "3_what_tuning_forgets": record_tuning,
 }
 
 
