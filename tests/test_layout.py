@@ -38,7 +38,9 @@ NO_TORCH = (
     "settings.presets settings.own_methods sources papers.grids papers.tables papers.claims "
     "papers.estimates papers.output lab.runs lab.store lab.keys lab.checks lab.client_data "
     "lab.prompting models.hub models.checkpoints models.templates judges.matching judges.refusals "
-    "judges.words judges.panel signals attack commands.plan commands.reproduce commands.compare"
+    "judges.words judges.panel signals attack commands.plan commands.reproduce commands.compare "
+    "lessons.recording lessons.pictures lessons.tuning_pictures lessons.poison_exercises "
+    "lessons.controls lessons.teachers"
 ).split()
 NOTEBOOK_TOOLS = (
     "papermill nbconvert nbformat IPython ipykernel jupyter_client matplotlib seaborn datasets "

@@ -3,10 +3,9 @@
 import ast
 import json
 import re
-import subprocess
-import sys
 
 import matplotlib.pyplot as plt
+import papermill
 import pytest
 
 from fedlib.lessons import exercises, recording, teachers
@@ -32,10 +31,10 @@ def checks(notebook):
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
 def test_a_solved_lesson_is_right_in_every_check(file, tmp_path):
     out = tmp_path / "out.ipynb"
-    command = [sys.executable, "-m", "papermill", str(teachers.TEACHER / file.name), str(out)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-
+    # lesson 1 trains live: the preset says for how long; the records are those of mini
+    papermill.execute_notebook(
+        teachers.TEACHER / file.name, out, {"preset": "smoke"}, cwd=tmp_path, progress_bar=False
+    )
     notebook = read(out)
     said = ["".join(c["outputs"][-1]["data"]["text/plain"]) for c in checks(notebook)]
     assert len(said) >= 4
@@ -65,7 +64,8 @@ def test_an_unanswered_lesson_runs_through(file, monkeypatch):
             verdicts.append(eval(compile(ast.Expression(last.value), file.stem, "eval"), scope))
     plt.close("all")
     states = [one.state for one in verdicts if isinstance(one, exercises.Verdict)]
-    assert states == [exercises.MISSING] * len(checks(read(file)))
+    # a check for each exercise, and what waits for its answer
+    assert len(states) >= len(checks(read(file))) and set(states) == {exercises.MISSING}
 
 
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
