@@ -213,7 +213,7 @@ def record_poison(settings: Settings) -> dict[str, Any]:
     return {"poison": records, "answers": _answers(shown, "triggered")}
 
 
-def record_tuning(settings: Settings) -> dict[str, Any]:
+def record_forgetting(settings: Settings) -> dict[str, Any]:
     """Lesson 3: scores and probes by order of tuning, what noise in each module does, some answers.
 
     And, in a file beside it, hidden states before and after (`write_states`)."""
@@ -285,7 +285,7 @@ def read_states() -> dict[str, np.ndarray]:
 LESSONS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "1_round_and_attack": record_attack,
     "2_little_poison": record_poison,
-    "3_what_tuning_forgets": record_tuning,
+    "3_what_tuning_forgets": record_forgetting,
 }
 
 
