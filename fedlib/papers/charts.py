@@ -1,18 +1,16 @@
 """Bars, lines and points of scores, on axes that a notebook gives."""
 
-import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fedlib.papers import claim_picture, estimates, output, tables
+from fedlib.papers import estimates, output, tables
 from fedlib.papers.methods import (
     BLUE,
     COLOUR,
     GREEN,
-    GREY,
     LABEL,
     ORANGE,
     OWN_COLOURS,
@@ -35,14 +33,6 @@ TITLES = {
     "task_accuracy": "task: held-out prompts answered exactly (%)",
     "accuracy": "clean accuracy: benign prompts answered right (%)",
 }
-STATUS_COLOUR = {
-    "holds": "#228833",
-    "does not hold": RED,
-    "inconclusive": "#CCBB44",
-    "preliminary": BLUE,
-    "not run": GREY,
-}
-
 
 # Rows that are not ordinary, by their label.
 ROW_COLOUR = {"aligned": GREEN, "poisoned": ORANGE, "conflicting": PURPLE, "unaligned": RED}
@@ -265,68 +255,6 @@ def poison_scatter(axes: Any, scores: pd.DataFrame, x: str, y: str, xlabel: str)
     axes.set(xlabel=xlabel, ylim=(-2, 102))
     axes.set_ylabel(_with_direction(y).replace(": ", "\n"), fontsize=9)
     axes.legend(fontsize=7, bbox_to_anchor=(1.02, 1), loc="upper left", frameon=False)
-
-
-def claim_forest(verdicts: pd.DataFrame) -> Any:
-    """All claims in one picture: a row for claims that differ in a variant only, in words.
-
-    verdicts: of claims.claim_verdicts. A dot with its interval a claim, diamonds what was
-    published, shaded where the claim holds; each row has its own scale."""
-    papers = claim_picture.claim_papers(verdicts)
-    rows = sum(len(paper.families) + 1 for paper in papers)
-    fig, axes = output.figure_style().subplots(figsize=(11, 0.48 * rows + 0.6))
-    top = 0
-    for paper in papers:
-        axes.text(-2, top + 0.75, paper.title, ha="right", va="center", weight="bold", fontsize=10)
-        for y, family in enumerate(paper.families, top + 1):
-            _family_row(axes, y, family)
-        top += len(paper.families) + 1
-    axes.set(xlim=(0, 100), ylim=(top + 0.1, 0.2))
-    axes.axis("off")
-    _forest_legend(axes)
-    return fig
-
-
-def _family_row(axes: Any, y: int, family: claim_picture.Family) -> None:
-    """A row of the picture, between y and y + 0.75: words, zone, claims, what they say."""
-    start, end = family.zone
-    axes.fill_betweenx([y, y + 0.75], 0, 100, color="#F1F3F6", lw=0)
-    axes.fill_betweenx([y, y + 0.75], start, end, color=STATUS_COLOUR["holds"], alpha=0.18, lw=0)
-    for at, text in family.ticks:
-        axes.plot([at, at], [y, y + 0.75], color=GREY, ls=":", lw=1)
-        axes.text(at, y + 0.76, text, fontsize=6.5, color=GREY, ha="center", va="top")
-
-    step = 0.75 / len(family.claims)
-    for place, claim in enumerate(family.claims):
-        lane = y + step * (place + 0.5)
-        if claim.diamond is not None:
-            axes.plot(claim.diamond, lane, "D", color="white", mec="black", ms=4, zorder=3)
-        if claim.interval is None:
-            continue
-        colour = STATUS_COLOUR[_status(claim.said)]
-        axes.plot(claim.interval, [lane, lane], color=colour, lw=2, solid_capstyle="butt")
-        face = "white" if claim.said == claim_picture.SO_FAR[False] else colour
-        axes.plot(claim.dot, lane, "o", color=face, mec=colour, ms=4.5, zorder=4)
-
-    words = f"{family.words} ({family.unit})"
-    wrapped = "\n".join(textwrap.wrap(words, 62))
-    axes.text(-2, y + 0.38, wrapped, ha="right", va="center", fontsize=8)
-    said = ", ".join(f"{count} {one}" for one, count in family.counts)
-    axes.text(102, y + 0.38, "\n".join(textwrap.wrap(said, 30)), va="center", fontsize=8)
-
-
-def _status(said: str) -> str:
-    """The status whose colour a claim has."""
-    return "preliminary" if said in claim_picture.PRELIMINARY else said
-
-
-def _forest_legend(axes: Any) -> None:
-    """What the signs of the picture mean, above it."""
-    axes.plot([], [], "o-", color=GREY, ms=4.5, label="measured, 95% interval")
-    axes.plot([], [], "D", color="white", mec="black", ms=4, label="published")
-    axes.fill_between([], [], color=STATUS_COLOUR["holds"], alpha=0.18, label="the claim holds")
-    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 3}
-    axes.legend(fontsize=8, frameon=False, **above)
 
 
 def rows_held(rows: Mapping[Any, Sequence[dict]]) -> tuple[pd.DataFrame, pd.DataFrame]:

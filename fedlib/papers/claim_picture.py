@@ -1,6 +1,6 @@
 """One picture of all claims: each in words, what was published, what is measured, the verdict.
 
-Here is what it shows and where; charts.claim_forest and the page draw it."""
+Here is what it shows and where; claim_charts and the page draw it."""
 
 import math
 from collections import Counter

@@ -1,13 +1,12 @@
 """Bars, lines and points hold what they should."""
 
-import matplotlib.colors as colours
 import numpy as np
 import pandas as pd
 import pytest
 from axes_read import frames, labels, lines, same
 from matplotlib.collections import PolyCollection
 
-from fedlib.papers import charts, claims, methods, output, tables
+from fedlib.papers import charts, methods, output, tables
 
 
 def scores(sampled=3):
@@ -259,49 +258,6 @@ def test_probes_have_the_colours_of_attack_and_no_attack(axes):
     charts.probe_lines(axes, {"before": runs, "benign": runs, "attack": runs}, 0, "loss")
     thick = [line.get_color() for line in lines(axes, "o")]
     assert thick == [methods.COLOUR["before tuning"], methods.BLUE, methods.RED]
-
-
-def test_forest_has_a_row_a_family_in_words():
-    """Claims that differ in a variant share a row; codes stand nowhere."""
-    frame = pd.DataFrame(
-        [
-            verdict("S1-a", "S", "Safety falls", "a", (15, np.inf), (30, 25, 35), "holds"),
-            verdict("S1-b", "S", "Safety falls", "b", (15, np.inf), None, "not run"),
-            verdict("B1", "B", "A trigger is learned", "", (85, np.inf), (50,) * 3, "preliminary"),
-        ]
-    )
-    fig = charts.claim_forest(frame)
-    fig.canvas.draw()
-    [axes] = fig.axes
-    words = [text.get_text() for text in axes.texts]
-    assert "Safety falls (points)" in words and "A trigger is learned (points)" in words
-    assert "1 holds, 1 not run" in words and "1 outside so far" in words
-    assert not any("S1" in text for text in words)
-    # nothing for what is not run; open dots are outside so far
-    dots = [line for line in lines(axes, "o") if len(line.get_xdata()) == 1]
-    colour = charts.STATUS_COLOUR
-    assert [dot.get_color() for dot in dots] == [colour["holds"], "white"]
-    output.figure_style().close(fig)
-
-
-def verdict(name, paper, family, variant, bounds, found, status):
-    measured, low, high = found or (None, None, None)
-    row = {"id": name, "paper": paper, "family": family, "variant": variant, "status": status}
-    row |= {"measured": measured, "low": low, "high": high, "seeds": 5, "bounds": bounds}
-    return row | {"unit": "points", "metric": "", "margin": f">= {bounds[0]}", "published": None}
-
-
-def test_forest_of_nothing_measured(smoke):
-    fig = charts.claim_forest(claims.claim_verdicts(smoke))
-    fig.canvas.draw()
-    [axes] = fig.axes
-    assert not [line for line in lines(axes, "o") if len(line.get_xdata()) == 1]
-    output.figure_style().close(fig)
-
-
-@pytest.mark.parametrize("status", charts.STATUS_COLOUR)
-def test_every_verdict_has_a_colour(status):
-    assert colours.is_color_like(charts.STATUS_COLOUR[status])
 
 
 # Who holds what.
