@@ -108,11 +108,11 @@ def printable(text: Any) -> str:
 
 
 def pack_presence(client: int, own_rows: bool) -> RecordDict:
-    """A node's answer to the question which client it is, and whether it has rows of its own."""
+    """A node's answer to the question which client it is, and whether it has its own rows."""
     return RecordDict({"presence": ConfigRecord({"client": client, "own_rows": own_rows})})
 
 
 def unpack_presence(content: RecordDict) -> tuple[int, bool]:
-    """(client, whether it has rows of its own); errors as in `unpack_trained`."""
+    """(client, whether it has its own rows); errors as in `unpack_trained`."""
     fields = content.config_records["presence"]
     return _count("client", fields["client"]), bool(fields["own_rows"])

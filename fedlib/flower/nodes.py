@@ -26,7 +26,7 @@ NAMED = 10  # clients that a line names, at most
 class Nodes:
     """The nodes of a run's clients, found anew before each round: an `Exchange` for the loop.
 
-    own_rows: whether each node has rows of its own, or each makes them from the settings; wait:
+    own_rows: whether each node has its own rows, or makes them from the settings; wait:
     seconds for all clients to connect, and then for the replies of each round; warmup: the modules
     that benign clients warm up; check: raises where no reply can come any more. sizes,
     dropped, thoughts: {client: a number as in `messages.Trained`}, as far as clients said so."""
@@ -152,9 +152,9 @@ class Nodes:
         if client >= self._clients:
             return f"it says that it is client {client}, of {self._clients}"
         if own_rows and not self.own_rows:
-            return "it has rows of its own: give the run a folder of its own"
+            return "it has its own rows: name a folder for the run"
         if self.own_rows and not own_rows:
-            return "it has no rows of its own: start it with rows=FILE in --node-config"
+            return "it has no rows: start it with rows=FILE in --node-config"
         return client
 
     def _ask(

@@ -2,7 +2,7 @@
 
 Run-config: preset (a name in params/, or a YAML file), seed, folder, wait. Without a folder the
 nodes make their rows from the settings, and the run goes into the store like any other; with one
-each node has rows of its own, and the run goes into that folder."""
+each node has its own rows, and the run goes into that folder."""
 
 import functools
 import json

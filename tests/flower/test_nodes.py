@@ -188,7 +188,7 @@ def test_the_two_kinds_of_rows_are_never_mixed(settings, tmp_path, capfd):
     settings = settings.replace(federation={"min_clients": 4, "sampled": 4})
     with pytest.raises(SettingsError, match=r"round 1 of 3: usable updates of 3 of 4 clients"):
         made(settings, Loopback(mixed), wait=0.01)
-    assert "node 1000 is refused: it has rows of its own" in capfd.readouterr().err
+    assert "node 1000 is refused: it has its own rows" in capfd.readouterr().err
 
 
 # --- nodes that fail
