@@ -1,6 +1,6 @@
 """Whole figures of the notebooks: which panels stand where. `charts` draws a panel."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -149,11 +149,9 @@ def defence_panels(scores: Mapping[str, pd.DataFrame]) -> Any:
 # --- paper W
 
 
-def _cells(names: Sequence[str], tasks: Sequence[str]) -> Iterator[tuple[str, str, str]]:
-    """(model, its label, task) of each panel, models down and tasks across."""
-    for name in names:
-        for task in tasks:
-            yield name, secure_tuning.model_label(name), task
+def _cells(names: Sequence[str], tasks: Sequence[str]) -> list[tuple[str, str]]:
+    """(a model's label, task) of each panel, models down and tasks across."""
+    return [(secure_tuning.model_label(name), task) for name in names for task in tasks]
 
 
 def probe_losses(names: Sequence[str], plain: Sequence[Run]) -> dict[str, dict[str, list]]:
@@ -161,7 +159,7 @@ def probe_losses(names: Sequence[str], plain: Sequence[Run]) -> dict[str, dict[s
 
     The first line is before tuning."""
     panels: dict[str, dict[str, list]] = {}
-    for _, label, task in _cells(names, results.tasks_of(plain)):
+    for label, task in _cells(names, results.tasks_of(plain)):
         same = results.tuned_as(plain, task=task, model=label)
         drawn = {"before tuning": [run.probes()["before"] for run in same]}
         for scenario in secure_tuning.SCENARIOS:
@@ -208,7 +206,7 @@ def refusal_over_loss(names: Sequence[str], done: Sequence[Run]) -> Any:
     """How many prompts are refused at each task loss, a line a way of tuning."""
     tasks = results.tasks_of(done)
     fig, axes = _grid(len(names), len(tasks), (10 / len(tasks), 3.4))
-    for ax, (_, label, task) in zip(axes.flat, _cells(names, tasks), strict=True):
+    for ax, (label, task) in zip(axes.flat, _cells(names, tasks), strict=True):
         same = results.tuned_as(done, scenario="benign", task=task, model=label)
         for method in secure_tuning.WARMUPS:
             part = results.tuned_as(same, method=method)
@@ -234,9 +232,9 @@ def _log_scale(axes: Any) -> None:
 
 def update_norm_panels(names: Sequence[str], done: Sequence[Run]) -> Any:
     """How far modules have moved by round, in Mods_Rob (left) and outside it, a line a way."""
-    panels = list(_cells(names, results.tasks_of(done)))
+    panels = _cells(names, results.tasks_of(done))
     fig, axes = _grid(len(panels), 2, (5, 3.2))
-    for row, (_, label, task) in zip(axes, panels, strict=True):
+    for row, (label, task) in zip(axes, panels, strict=True):
         same = {
             way: results.tuned_as(done, task=task, model=label, method=way)
             for way in secure_tuning.WARMUPS
