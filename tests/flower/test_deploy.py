@@ -106,7 +106,13 @@ def test_a_wrong_run_config_is_named(run_config, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_of_another_federation_is_left_as_it_is(tmp_path):
+@pytest.fixture
+def all_installed(monkeypatch):
+    """The extra's other package, ray, need not be there: nothing is simulated here."""
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: name)
+
+
+def test_a_folder_of_another_federation_is_left_as_it_is(tmp_path, all_installed):
     settings = smoke_settings(federation={"engine": "flower"})
     (tmp_path / "settings.json").write_text(settings.replace(seed=3).model_dump_json())
     with pytest.raises(SettingsError, match=r"holds a federation with another seed: name a"):
@@ -114,7 +120,7 @@ def test_a_folder_of_another_federation_is_left_as_it_is(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["settings.json"]
 
 
-def test_what_flower_cannot_do_is_refused(monkeypatch):
+def test_what_flower_cannot_do_is_refused(monkeypatch, all_installed):
     settings = smoke_settings(
         federation={"engine": "flower"},
         data={"poison": {"trigger": "tokens"}},

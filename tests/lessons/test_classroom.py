@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import tomllib
 
@@ -27,7 +28,7 @@ def test_binder_installs_with_the_pins():
     assert os.access(script, os.X_OK)
     assert subprocess.run(["bash", "-n", script]).returncode == 0
     # a pip that tells what it was asked for, in place of the real one
-    fake = 'python() { echo "$@"; }; . ' + str(script)
+    fake = 'python() { echo "$@"; }; . ' + shlex.quote(str(script))
     said = subprocess.run(["bash", "-c", fake], capture_output=True, text=True, cwd=machine.ROOT)
     asked = said.stdout.split()
     assert asked[:3] == ["-m", "pip", "install"] and asked[-2:] == ["-e", "."]
