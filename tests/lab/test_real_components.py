@@ -136,7 +136,7 @@ def cut(place, address):
             "rows": 8,
             "generated": 10,
         },
-        "federation": {"rounds": 2, "compare": ["krum"]},
+        "federation": {"rounds": 1, "compare": ["krum"]},
         "training": {"steps": 1, "batch_size": 2},
         "defense": {"rows": 8, "rounds": 1},
         "evaluation": {
