@@ -34,6 +34,7 @@ TITLES = {
     "accuracy": "clean accuracy: benign prompts answered right (%)",
 }
 
+MARKERS = "osD^vP"  # of lines, in turn: they differ without colour too
 # Rows that are not ordinary, by their label.
 ROW_COLOUR = {"aligned": GREEN, "poisoned": ORANGE, "conflicting": PURPLE, "unaligned": RED}
 MOST_TOPICS = 6  # with a shade of their own
@@ -198,7 +199,7 @@ def round_curves(
         for line in runs if len(runs) > 1 else ():
             axes.plot(rounds, line, color=colour, alpha=0.25, lw=1)
         mean = np.mean(runs, axis=0)
-        axes.plot(rounds, mean, "o-", color=colour, lw=width, ms=2 * width, label=name)
+        axes.plot(rounds, mean, MARKERS[i] + "-", color=colour, lw=width, ms=2 * width, label=name)
     if chance is not None:
         axes.axhline(chance, color="black", ls="--", lw=1, label="guessing")
         axes.set(ylim=(-0.02, 1.04))
@@ -207,14 +208,15 @@ def round_curves(
         axes.legend(fontsize=7)
 
 
-def loss_curve(axes: Any, runs: Sequence[list[dict]], method: str) -> None:
+def loss_curve(axes: Any, runs: Sequence[list[dict]], method: str, marker: str) -> None:
     """How much is refused over the task's loss, a line from the first round to the last.
 
-    runs: the rounds of each, of which the mean is drawn; method: whose colour and label it has."""
+    runs: the rounds of each, of which the mean is drawn; method: whose colour and label it has;
+    marker: one of MARKERS."""
     frame = pd.concat(pd.DataFrame(lines)[["round", "task", "refused"]] for lines in runs)
     mean = frame.groupby("round").mean()
     label = LABEL[method]
-    axes.plot(-mean["task"], mean["refused"], "o-", color=COLOUR[label], label=label)
+    axes.plot(-mean["task"], mean["refused"], marker + "-", color=COLOUR[label], label=label)
 
 
 def probe_lines(
@@ -230,9 +232,8 @@ def probe_lines(
         width = 3.6 - 0.8 * place  # what lies under another is still seen
         layers = range(values.shape[1])
         axes.plot(layers, values.T, color=colour, alpha=0.2, lw=1)
-        axes.plot(
-            layers, values.mean(axis=0), "o-", color=colour, lw=width, ms=2 * width, label=name
-        )
+        style = {"color": colour, "lw": width, "ms": 2 * width, "label": name}
+        axes.plot(layers, values.mean(axis=0), MARKERS[place] + "-", **style)
         axes.set(xticks=layers)
     axes.set(xlabel="layer", ylabel=ylabel, title=title)
     axes.legend(fontsize=7)

@@ -208,9 +208,9 @@ def refusal_over_loss(names: Sequence[str], done: Sequence[Run]) -> Any:
     fig, axes = _grid(len(names), len(tasks), (10 / len(tasks), 3.4))
     for ax, (label, task) in zip(axes.flat, _cells(names, tasks), strict=True):
         same = results.tuned_as(done, scenario="benign", task=task, model=label)
-        for method in secure_tuning.WARMUPS:
+        for method, marker in zip(secure_tuning.WARMUPS, charts.MARKERS, strict=False):
             part = results.tuned_as(same, method=method)
-            charts.loss_curve(ax, [run.rounds() for run in part], method)
+            charts.loss_curve(ax, [run.rounds() for run in part], method, marker)
         ax.set(xlabel="task loss (log scale): lower is better")
         ax.set(ylabel="refused (%): higher is safer", ylim=(-2, 102))
         _log_scale(ax)

@@ -43,8 +43,8 @@ def table1_said(scores: pd.DataFrame, score: str) -> list[str]:
         rules = rules.drop(LABEL["fedavg"])
         if len(rules):
             parts.append(f"{rules.max():.0f} with the best rule ({rules.idxmax()})")
-        repaired = [name for name in means.index if name.startswith("Ours")]
-        parts += [f"{means[name]:.0f} after {name.removeprefix('Ours: ')}" for name in repaired]
+        repaired = [name for name in means.index if name.startswith("Repair")]
+        parts += [f"{means[name]:.0f} after {name.lower()}" for name in repaired]
 
         clients = part["clients"].iloc[0]
         said.append(f"- {dataset}, {sampled} of {clients} clients a round: {', '.join(parts)}.")

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from numpy.typing import ArrayLike
 
+from fedlib.papers import estimates
 from fedlib.papers.methods import LABEL
 from fedlib.papers.secure_tuning_results import asr_column
 
@@ -76,6 +78,21 @@ def noise_said(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return said
 
 
+def updates_said(moved: Mapping[tuple[str, str], pd.DataFrame]) -> list[str]:
+    """Whose own update moves the probes most, and how many modules' updates hardly do.
+
+    moved: {(model, task): of transplanted_losses}."""
+    lines = []
+    for (name, task), cells in moved.items():
+        worst = cells.loc[cells["loss"].idxmax()]
+        quiet = (cells["loss"] < HARDLY).sum()
+        lines.append(
+            f"- {name}, task {task}: {worst['type']} of layer {worst['layer']}, by "
+            f"{worst['loss']:.2f}; in {quiet} of {len(cells)} modules by less than {HARDLY:g}"
+        )
+    return ["\n".join(["The probes' loss rises most by the update of:", *lines])]
+
+
 def robust_said(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """How much of a model Mods_Rob is, and what perturbing all of it does."""
     return [
@@ -125,6 +142,20 @@ def _lowered(plain: float, swat: float) -> str:
     return f" SWAT lowers ASR by {plain - swat:.0f} points, " + (
         "a third or more." if enough else "less than a third."
     )
+
+
+def signs_said(measured: Mapping[str, ArrayLike]) -> list[str]:
+    """Which of the claims' differences are above zero, and which below, by their intervals.
+
+    measured: {claim: its differences [seeds, prompts]}."""
+    above, below = [], []
+    for claim, values in measured.items():
+        _, low, high = estimates.interval(values)
+        above += [claim] if low > 0 else []
+        below += [claim] if high < 0 else []
+    told = f"Of {len(measured)} differences {len(above)} are above zero with their whole interval"
+    told += f", {len(below)} below it" + (f" ({', '.join(below)})." if below else ".")
+    return [told + " A claim asks for more: its margin (notebook 90)."]
 
 
 def composition_said(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -207,7 +207,7 @@ def test_the_whole_of_notebook_10_at_preset_paper(place, tmp_path):
     assert config["target_modules"] == ["q_proj", "v_proj"]
     (results,) = outputs.glob("paper+*")  # changed settings, so not the preset's own folder
     table = (results / "tables" / "10_table1.csv").read_text()
-    assert LMSYS in table and "Ours: Level 3" in table
+    assert LMSYS in table and "Repair: level 3" in table
 
 
 def write_own_data(folder):

@@ -11,7 +11,7 @@ from fedlib.papers import charts, methods, output, tables
 
 def scores(sampled=3):
     """Two seeds of three methods, as tables.score_table gives them."""
-    told = {"FedAvg": (40, 60), "Krum": (30, 40), "Ours: Level 2": (90, 100)}
+    told = {"FedAvg": (40, 60), "Krum": (30, 40), "Repair: level 2": (90, 100)}
     return pd.DataFrame(
         [
             {
@@ -34,7 +34,7 @@ def scores(sampled=3):
 def test_bars_are_means_with_a_dot_a_seed(axes):
     charts.score_bars(axes, scores(), "rule", title="a title")
     assert [p.get_width() for p in axes.patches] == [50, 35, 95]
-    assert labels(axes) == ["FedAvg", "Krum", "Ours: Level 2"] and axes.get_title() == "a title"
+    assert labels(axes) == ["FedAvg", "Krum", "Repair: level 2"] and axes.get_title() == "a title"
     dots = lines(axes, "o")
     assert [line.get_xdata().tolist() for line in dots] == [[40, 60], [30, 40], [90, 100]]
     assert [set(line.get_ydata()) for line in dots] == [{0}, {1}, {2}]
@@ -142,7 +142,7 @@ def test_curves_count_rounds_from_one(axes):
     charts.round_curves(
         axes, {"attack": [[0.5, 0.7], [0.7, 0.9]], "alone": [[0.2, 0.4]]}, "round", "AUC", "krum"
     )
-    thick = [line for line in axes.get_lines() if line.get_marker() == "o"]
+    thick = [line for line in axes.get_lines() if line.get_marker() in charts.MARKERS]
     assert [line.get_label() for line in thick] == ["attack", "alone"]
     np.testing.assert_allclose([line.get_ydata() for line in thick], [[0.6, 0.8], [0.2, 0.4]])
     assert all(line.get_xdata().tolist() == [1, 2] for line in thick)
@@ -208,7 +208,7 @@ def test_probes_are_lines_over_layers_with_a_thick_mean(axes):
 def test_what_is_refused_over_the_tasks_loss_is_a_mean_over_runs(axes):
     first = [{"round": 0, "task": -4.0, "refused": 80}, {"round": 1, "task": -1.0, "refused": 20}]
     second = [{"round": 0, "task": -2.0, "refused": 60}, {"round": 1, "task": -1.0, "refused": 0}]
-    charts.loss_curve(axes, [first, second], "swat")
+    charts.loss_curve(axes, [first, second], "swat", "s")
     (line,) = axes.get_lines()
     assert line.get_xdata().tolist() == [3, 1] and line.get_ydata().tolist() == [70, 10]
     assert line.get_label() == "SWAT" and same(line.get_color(), methods.COLOUR["SWAT"])
@@ -256,7 +256,7 @@ def test_dots_of_different_holders_have_different_shapes(axes):
 def test_probes_have_the_colours_of_attack_and_no_attack(axes):
     runs = [[[1, 2], [0, 0]]]
     charts.probe_lines(axes, {"before": runs, "benign": runs, "attack": runs}, 0, "loss")
-    thick = [line.get_color() for line in lines(axes, "o")]
+    thick = [line.get_color() for line in axes.get_lines() if line.get_marker() in charts.MARKERS]
     assert thick == [methods.COLOUR["before tuning"], methods.BLUE, methods.RED]
 
 

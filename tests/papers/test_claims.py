@@ -216,9 +216,9 @@ def test_claims_agree_with_the_published_tables():
             "S1-md_judge": at["md_judge"][clean] - at["md_judge"][attack],
             "S1-rule": at["rule"][clean] - at["rule"][attack],
             "S2": at["mt1"][clean] - at["mt1"][attack],
-            "S5": at["md_judge"][clean] - at["md_judge"]["Ours: Level 2"],
-            "S6": at["md_judge"]["Ours: Level 3"] - at["md_judge"][others].max(),
-            "S9": at["mt1"][attack] - at["mt1"]["Ours: Level 2"],
+            "S5": at["md_judge"][clean] - at["md_judge"]["Repair: level 2"],
+            "S6": at["md_judge"]["Repair: level 3"] - at["md_judge"][others].max(),
+            "S9": at["mt1"][attack] - at["mt1"]["Repair: level 2"],
         }
         assert {k: by_id[f"{k}-{name}-sampled"] for k in wanted} == pytest.approx(wanted, abs=0.005)
     table = tables.published_table("safety_table3")
@@ -228,7 +228,9 @@ def test_claims_agree_with_the_published_tables():
     table = tables.published_table("safety_table4").set_index(["clients", "method"])["md_judge"]
     for k in (50, 100):
         assert by_id[f"S8-S1-{k}"] == pytest.approx(table[k, clean] - table[k, attack], abs=0.005)
-        assert by_id[f"S8-S5-{k}"] == pytest.approx(table[k, clean] - table[k, "Ours"], abs=0.005)
+        assert by_id[f"S8-S5-{k}"] == pytest.approx(
+            table[k, clean] - table[k, "Repair: level 2"], abs=0.005
+        )
 
 
 def test_every_claim_is_measured_somewhere():

@@ -49,7 +49,7 @@ def test_a_run_under_an_own_method_is_a_row_of_its_own(fresh):
     assert tables.method_label(settings) == "rule (mine.py)"
     settings = presets.load("smoke", defense={"level": "mine.py:halve"})
     assert tables.method_label(settings) == "halve (mine.py)"
-    assert methods.level_label(2) == "Ours: Level 2"
+    assert methods.level_label(2) == "Repair: level 2"
     assert methods.level_label("project") == "Projection"
 
 

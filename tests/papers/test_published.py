@@ -12,10 +12,10 @@ JUDGES = ["rule", "md_judge", "rm", "mt1"]
 PAPER = [  # Table 1 of paper S: method, dataset, rule, md_judge, rm, mt1
     ("FedAvg (No Attack)", "LMSYS-Chat", 82.88, 66.15, -1.72, 4.19),
     ("FedAvg", "LMSYS-Chat", 49.81, 25.96, -2.97, 4.14),
-    ("Ours: Level 2", "LMSYS-Chat", 77.31, 84.23, -0.99, 4.23),
+    ("Repair: level 2", "LMSYS-Chat", 77.31, 84.23, -0.99, 4.23),
     ("FedAvg (No Attack)", "WildChat", 79.04, 43.27, -1.63, 4.75),
     ("FedAvg", "WildChat", 38.65, 12.31, -2.73, 4.54),
-    ("Ours: Level 3", "WildChat", 51.54, 57.69, -1.90, 4.39),
+    ("Repair: level 3", "WildChat", 51.54, 57.69, -1.90, 4.39),
 ]
 
 
@@ -39,7 +39,7 @@ def test_published_tables_3_and_4():
     table = tables.published_table("safety_table4").set_index(["clients", "method"])
     assert len(table) == 10
     assert table.loc[(100, "DnC"), "md_judge"] == 15.19
-    assert table.loc[(50, "Ours"), "rule"] == 81.73
+    assert table.loc[(50, "Repair: level 2"), "rule"] == 81.73
 
 
 def test_every_published_table_has_a_test():
@@ -70,8 +70,7 @@ def test_published_tables_have_a_row_a_method_and_a_column_a_score(name, keys, c
     shares = table[["rule", "md_judge"]].to_numpy()
     assert ((0 <= shares) & (shares <= 100)).all()
     assert table["mt1"].between(1, 10).all() and (table["rm"] < 0).all()
-    level2_in_table_4 = {"Ours"}
-    assert set(table["method"]) <= set(methods.COLOUR) | level2_in_table_4
+    assert set(table["method"]) <= set(methods.COLOUR)
 
 
 def frame(*rows):
@@ -83,7 +82,7 @@ def frame(*rows):
 def test_table_1_by_hand():
     measured = frame(
         {"dataset": "wild-like", "method": "Krum"},
-        {"dataset": "lmsys-like", "method": "Ours: Level 3"},
+        {"dataset": "lmsys-like", "method": "Repair: level 3"},
         {"dataset": "lmsys-like", "method": "FedAvg (control)"},
     )
     out = tables.beside_published(measured, "safety_table1", ["rule", "md_judge"])
@@ -113,12 +112,12 @@ def test_table_3_by_hand():
 def test_table_4_by_hand():
     measured = frame(
         {"clients": 50, "method": "FedAvg", "sampled": 10},
-        {"clients": 100, "method": "Ours", "sampled": 10},
+        {"clients": 100, "method": "Repair: level 2", "sampled": 10},
         {"clients": 100, "method": "DnC", "sampled": 10},
         {"clients": 10, "method": "FedAvg", "sampled": 10},
     )
     out = tables.beside_published(measured, "safety_table4", ["md_judge"])
-    ours = cell("safety_table4", clients="100", method="Ours")
+    ours = cell("safety_table4", clients="100", method="Repair: level 2")
     assert float(ours["md_judge"]) == 82.12
     assert out["md_judge (paper)"].tolist()[:3] == [11.35, 82.12, 15.19]
     assert np.isnan(out["md_judge (paper)"].iloc[3])  # 10 of 10, which is not in the table either

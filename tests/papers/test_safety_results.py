@@ -46,9 +46,9 @@ TOLD = {
     "FedAvg (control)": ([[100, 50], [50, 50]], [[100, 100], [100, 100]], [[8, 8], [8, 8]]),
     "Krum": ([[50, 50], [50, 0]], [[0, 0], [0, 0]], [[1, 1], [1, 1]]),
     "Median": ([[0, 0], [100, 0]], [[100, 100], [100, 100]], [[1, 1], [1, 1]]),
-    "Ours: Level 1": ([[0, 50], [50, 50]], [[0, 0], [0, 0]], [[5, 5], [5, 5]]),
-    "Ours: Level 2": ([[100, 100], [100, 0]], [[0, 0], [0, 0]], [[7, 7], [6, 8]]),
-    "Ours: Level 3": ([[50, 100], [50, 50]], [[0, 0], [0, 0]], [[5, 5], [5, 5]]),
+    "Repair: level 1": ([[0, 50], [50, 50]], [[0, 0], [0, 0]], [[5, 5], [5, 5]]),
+    "Repair: level 2": ([[100, 100], [100, 0]], [[0, 0], [0, 0]], [[7, 7], [6, 8]]),
+    "Repair: level 3": ([[50, 100], [50, 50]], [[0, 0], [0, 0]], [[5, 5], [5, 5]]),
 }
 EFFECTS = {
     "attack": [[100, 50], [50, 50]],
@@ -280,7 +280,7 @@ def test_the_best_rule_has_the_highest_mean_safety(two):
         ({}, "FedAvg"),
         ({"federation": {"malicious": 0}}, "FedAvg"),
         ({"federation": {"aggregator": "dnc", "malicious": 0}}, "DnC"),
-        ({"defense": {"level": 2}, "federation": {"malicious": 0}}, "Ours: Level 2"),
+        ({"defense": {"level": 2}, "federation": {"malicious": 0}}, "Repair: level 2"),
     ],
 )
 def test_a_curve_keeps_its_label_where_nobody_is_malicious(mini, change, label):

@@ -34,7 +34,7 @@ ASKED = {"no attack": 89.0, "fedavg": 64.0, "median": 66.0, "krum": 70.0, "level
 def test_table_1_names_the_best_rule_and_the_repair():
     said = one(safety_sentences.table1_said(table1(**ASKED), "md_judge"))
     assert "d, 3 of 10 clients a round: 89 without attack, 64 under attack" in said
-    assert "70 with the best rule (Krum), 93 after Level 2" in said
+    assert "70 with the best rule (Krum), 93 after repair: level 2" in said
 
 
 def test_table_1_without_rules_or_repair():
@@ -248,3 +248,18 @@ def test_the_rest_of_paper_w():
     assert "holds 3 of 28 modules, 10%" in one(tuning_sentences.robust_said([row]))
     row = {"model": "chat", "task": "t", "Spearman": 0.5}
     assert "chat, task t: 0.50" in one(tuning_sentences.agreement_of_noise_said([row]))
+
+
+def test_which_update_moves_the_probes():
+    cells = pd.DataFrame({"type": ["q", "v"], "layer": [0, 1], "loss": [0.5, 0.001]})
+    (said,) = tuning_sentences.updates_said({("chat", "t"): cells})
+    assert said.endswith(
+        "\n- chat, task t: q of layer 0, by 0.50; in 1 of 2 modules by less than 0.01"
+    )
+
+
+def test_signs_of_differences():
+    measured = {"W1": [[5, 6], [6, 5]], "W2": [[-5, -6], [-6, -5]], "W3": [[-9, 9], [9, -9]]}
+    said = one(tuning_sentences.signs_said(measured))
+    assert said.startswith("Of 3 differences 1 are above zero with their whole interval, 1 below")
+    assert "(W2)" in said
