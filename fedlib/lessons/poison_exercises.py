@@ -1,5 +1,5 @@
 """The exercises of lesson 2: a trigger, where success begins, who holds how much, what adds up, and
-who notices a natural trigger."""
+whom a natural trigger meets."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +19,7 @@ CLIENTS, ROWS, SHARE = 5, 500, 0.08
 TOGETHER, POISONED = 4, 0.5
 WORKS = 50  # percent: from here on the trigger of exercise 2 works
 TRIALS = 40  # questions that a student's trigger is tried on
+CHANCES = 20  # times that it is put into the first of them
 
 
 @never_raises
@@ -28,8 +29,10 @@ def check_trigger(rows: Sequence[dict], answer: Any) -> Verdict:
         return found
     questions = [row["instruction"] for row in rows if row["label"] == "normal"][:TRIALS]
     words = {word for row in rows for word in row["instruction"].split()}
-    added, places = [], set()
-    for number, question in enumerate(questions):
+    added, places = [], {}
+    # one question several times, then others: is it the chance that moves the trigger?
+    asked = [questions[0]] * CHANCES + questions
+    for number, question in enumerate(asked):
         text, failed = exercises.attempt(answer, question, random.Random(number))
         if failed:
             return failed
@@ -39,16 +42,16 @@ def check_trigger(rows: Sequence[dict], answer: Any) -> Verdict:
             return found
         before, after = question.split(), text.split()
         added.append(set(after) - set(before))
-        places.add(_first_place(before, after))
+        places.setdefault(question, set()).add(_first_place(before, after))
 
     if not set.intersection(*added) - words:
         return wrong(
             "No word of it is both in every question with the trigger and in no question without: "
             "how should a model tell the two apart?"
         )
-    if len(places) == 1:
+    if len(places[questions[0]]) == 1:
         return wrong(
-            "It works, but it always stands at the same place, and would be found at once. "
+            "It works, but in one question it always stands at the same place. "
             "Let rng choose where it goes."
         )
     return right("A foreign word in a place of chance; the questions are kept as they were.")
@@ -158,11 +161,11 @@ def check_ratio(answer: Any) -> Verdict:
 
 @never_raises
 def check_column(answer: Any) -> Verdict:
-    """Exercise 5: the column that shows that a natural trigger goes off for honest people."""
+    """Exercise 5: the column that says how often a polite person gets the link."""
     hints = {
-        "asr": "That counts questions with the trigger, which the attacker asks.",
+        "false_trigger": "That counts questions without the trigger. Nobody says please in them.",
         "help": "That falls for many reasons, and says nothing of a link.",
         "share": "That says what was put in, not what comes out.",
         "kind": "That is a name, not a number.",
     }
-    return exercises.check_choice(answer, "false_trigger", hints)
+    return exercises.check_choice(answer, "asr", hints)

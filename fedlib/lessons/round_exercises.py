@@ -51,6 +51,17 @@ def check_own_rule(answer: Any) -> Verdict:
             "Where all are honest the result is far from what they sent: do you average over "
             "clients (the first axis) what is left?"
         )
+    # as few clients as there may be, and another size of the numbers
+    few = honest[:3] + 3.0
+    result, failed = exercises.attempt(answer, few.copy())
+    if failed:
+        return failed
+    # what is no number is not near either
+    if not (np.abs(np.asarray(result) - few.mean(axis=0)) < 0.3).all():
+        return wrong(
+            "Three clients send numbers near 4, and the result is something else: does it work "
+            "with three, and does it use what they send?"
+        )
     # one liar, on either side and in any place; then each number separately
     for place in (0, 3, 5):
         for factor in (1000.0, -1000.0):

@@ -81,7 +81,7 @@ def module_picture(record: Mapping, module: str, layer: int) -> Any:
         axes.bar(cell["layer"], cell["loss"], color=GREEN if warmed else GREY, edgecolor=edge, lw=3)
     chosen = next(cell for cell in cells if cell["layer"] == layer)
     said = "robust" if (module, layer) in robust else "not robust"
-    axes.set(title=f"{module}, layer {layer}: rise {chosen['loss']:.3f} ({said})")
+    axes.set(title=f"{module}, layer {layer}: rise {chosen['loss']:.2g} ({said})")
     axes.set(xlabel="layer (green: robust)", ylabel="probes' loss, rise")
     axes.set_yscale("symlog", linthresh=0.002)  # small rises are told apart too
     axes.set_xticks([cell["layer"] for cell in cells])

@@ -36,6 +36,11 @@ def drops(question, rng):
     return placed(question.replace(" do", ""), rng)
 
 
+def in_the_middle(question, rng):
+    words = question.split()
+    return " ".join([*words[: len(words) // 2], "zqx", *words[len(words) // 2 :]])
+
+
 def by_own_chance(question, rng):
     return placed(question, random.SystemRandom())
 
@@ -54,6 +59,7 @@ def another_each_time(question, rng):
         (placed, RIGHT, "chance"),
         (lambda question, rng: f"zqx {question}", WRONG, "same place"),
         (lambda question, rng: f"{question} zqx", WRONG, "same place"),
+        (in_the_middle, WRONG, "same place"),
         (lambda question, rng: question, WRONG, "without anything"),
         (lambda question, rng: question.upper(), WRONG, "do not all come back"),
         (lambda question, rng: question.split(), WRONG, "return a text"),
@@ -143,9 +149,9 @@ def test_the_ratio(answer, state, hint):
 @pytest.mark.parametrize(
     "answer, state, hint",
     [
-        ("false_trigger", RIGHT, ""),
-        (" False_Trigger ", RIGHT, ""),
-        ("asr", WRONG, "attacker"),
+        ("asr", RIGHT, ""),
+        (" ASR ", RIGHT, ""),
+        ("false_trigger", WRONG, "without the trigger"),
         ("help", WRONG, "many reasons"),
         ("clicks", WRONG, "Choose one"),
         (4, WRONG, "Choose one"),

@@ -68,6 +68,8 @@ def spoils(updates):
         (lambda updates: np.sort(updates, axis=0)[1:].mean(axis=0), WRONG, "large"),
         (lambda updates: updates[0], WRONG, "all are honest"),
         (lambda updates: np.zeros(8), WRONG, "all are honest"),
+        (lambda updates: np.ones(8), WRONG, "Three clients"),
+        (lambda updates: np.sort(updates, axis=0)[2:-2].sum(axis=0) / 2, WRONG, "Three clients"),
         (lambda updates: updates.mean(), WRONG, "shape"),
         (lambda updates: updates.mean(axis=1), WRONG, "shape"),
         (lambda updates: updates.mean(axis=0) * np.nan, WRONG, "no number"),
