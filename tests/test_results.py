@@ -272,6 +272,9 @@ def test_the_pictures_are_drawn_from_these_files():
         assert picture.stat().st_size <= 150_000
         drawn_from = Image.open(picture).text["Description"]
         assert drawn_from == draw.source_digest(picture.stem), "run draw.py again"
+    for name, (_, table) in draw.REAL_PICTURES.items():
+        drawn_from = Image.open(RESULTS / "real" / "figures" / f"{name}.png").text["Description"]
+        assert drawn_from == draw.scores_digest(table), "run draw.py again"
 
 
 def test_the_readme_is_two_screens():

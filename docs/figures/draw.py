@@ -1,4 +1,5 @@
-"""The README's two pictures, from results/, and that of docs/reliability.md, from memory.csv.
+"""Pictures from results/: the README's two, and those of the real model that its scores give.
+That of docs/reliability.md is drawn from memory.csv.
 
 python docs/figures/draw.py draws them. A picture carries the digest of what it was drawn from;
 tests/test_results.py compares it."""
@@ -7,6 +8,8 @@ import csv
 import re
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from fedlib.papers import diagrams, output
 from fedlib.papers.methods import BLUE, COLOUR, GREEN, LABEL, RED
@@ -100,7 +103,7 @@ def tuning(axes: Any, preset: str) -> None:
     for method in ("untuned", "plain", "random", "swat"):
         label = LABEL[method]
         if label in cells:
-            name = {"random": "other warm-up", "swat": "SWAT's warm-up"}.get(method, label)
+            name = {"random": "random modules", "swat": "SWAT"}.get(method, label)
             shown.append((name, cells[label], "#777777" if method == "untuned" else COLOUR[label]))
     bars(axes, shown)
 
@@ -149,6 +152,87 @@ def server_memory() -> Any:
     return fig
 
 
+# --- the real model's, from the scores of its runs
+
+
+def scores_of(table: str) -> pd.DataFrame:
+    """A table of the real model with a row for each run."""
+    return pd.read_csv(RESULTS / "real" / "tables" / f"{table}.csv")
+
+
+def bars_with_seeds(axes: Any, groups: dict[str, tuple[pd.Series, str]]) -> None:
+    """A bar for the mean of each {name: (values, colour)}, and a dot for each seed."""
+    for y, (values, colour) in enumerate(groups.values()):
+        axes.barh(y, values.mean(), 0.75, color=colour, alpha=0.85)
+        axes.plot(values, [y] * len(values), "o", color="#222222", ms=4)
+    axes.set_yticks(range(len(groups)), groups, fontsize=9)
+    axes.set(xlim=(0, 102), ylim=(len(groups) - 0.4, -0.6))
+    axes.grid(axis="y", visible=False)
+
+
+def real_table() -> Any:
+    """Paper S on the real model: how many harmful prompts are refused."""
+    fig, axes = output.figure_style().subplots(figsize=(8, 4))
+    groups = {}
+    for method, part in scores_of("10_scores").groupby("method", sort=False):
+        clean = {LABEL["no attack"]: "no attack", LABEL["no hazards"]: "control: no harmful rows"}
+        name = clean.get(method, f"attack: {method}")
+        groups[name] = (part["refusal"], COLOUR[method])
+    bars_with_seeds(axes, groups)
+    axes.set_title(
+        "Real model, 3 seeds: harmful prompts refused (%)\nhigher is safer; dots are seeds"
+    )
+    return fig
+
+
+def real_backdoor() -> Any:
+    """Paper B on the real model: success and clean accuracy by the share of poison."""
+    fig, panels = output.figure_style().subplots(1, 2, figsize=(9, 3.8), sharex=True, sharey=True)
+    scores = scores_of("20_scores")
+    titles = {
+        "asr": "trigger answered with the target (%)\nlower is safer",
+        "accuracy": "ordinary prompts answered right (%)\nhigher is better",
+    }
+    for axes, (column, title) in zip(panels, titles.items(), strict=True):
+        # the two kinds side by side, so that no dot hides another
+        for (kind, part), aside in zip(scores.groupby("kind"), (-0.12, 0.12), strict=True):
+            colour, marker = COLOUR[LABEL[kind]], {"injected": "o", "natural": "s"}[kind]
+            x = 100 * part["share"] + aside
+            axes.plot(x, part[column], marker, color=colour, ms=5, alpha=0.6)
+            means = part.groupby("share")[column].mean()
+            x = 100 * means.index + aside
+            axes.plot(x, means, f"{marker}-", color=colour, ms=1, label=f"{kind} trigger")
+        axes.set(title=title, xlabel="poisoned rows (%)", xticks=(0, 2, 4, 8), ylim=(-4, 104))
+        axes.title.set_fontsize(10)
+    panels[0].legend(fontsize=9, title="real model, 3 seeds (dots)", title_fontsize=9)
+    return fig
+
+
+def real_tuning() -> Any:
+    """Paper W on the real model: what is not refused, by way of tuning."""
+    fig, panels = output.figure_style().subplots(1, 2, figsize=(10, 3), sharey=True)
+    scores = scores_of("32_scores")
+    before = scores.loc[scores["method"] == LABEL["untuned"], "unrefused"]
+    titles = {"benign": "tuned on the task only", "attack": "with 1% harmful rows"}
+    for axes, (scenario, title) in zip(panels, titles.items(), strict=True):
+        groups = {LABEL["untuned"]: (before, "#777777")}
+        same = scores[(scores["scenario"] == scenario) & (scores["method"] != LABEL["untuned"])]
+        for method, part in same.groupby("method", sort=False):
+            groups[method] = (part["unrefused"], COLOUR[method])
+        bars_with_seeds(axes, groups)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel(
+            "harmful prompts not refused (%)\nlower is safer; dots are seeds", fontsize=9
+        )
+    return fig
+
+
+# Those that lie in results/real/figures, and the table of each.
+REAL_PICTURES = {
+    "10_table1": (real_table, "10_scores"),
+    "20_concentration": (real_backdoor, "20_scores"),
+    "32_asr": (real_tuning, "32_scores"),
+}
 PICTURES = {"idea": diagrams.idea_overview, "memory": server_memory, "results": main_results}
 
 
@@ -158,11 +242,21 @@ def source_digest(picture: str) -> str:
     return identity.digest([file.read_text(encoding="utf-8") for file in files])
 
 
-def draw(folder: Path = FOLDER) -> None:
-    """Write every picture of PICTURES."""
+def scores_digest(table: str) -> str:
+    """The digest of a table of the real model."""
+    return identity.digest(
+        (RESULTS / "real" / "tables" / f"{table}.csv").read_text(encoding="utf-8")
+    )
+
+
+def draw() -> None:
+    """Write every picture, with the digest of what it was drawn from."""
     for name, make in PICTURES.items():
         about = {"Description": source_digest(name)}
-        make().savefig(folder / f"{name}.png", dpi=110, metadata=about)
+        make().savefig(FOLDER / f"{name}.png", dpi=110, metadata=about)
+    for name, (make, table) in REAL_PICTURES.items():
+        about = {"Description": scores_digest(table)}
+        make().savefig(RESULTS / "real" / "figures" / f"{name}.png", dpi=110, metadata=about)
 
 
 if __name__ == "__main__":

@@ -118,8 +118,8 @@ def idea_overview() -> Any:
     _box(axes, (2.5, 5.2), (4.2, 1.6), server, GREY, "#F2F2F2")
 
     # clients, each above its rows: the colours of a row, and what stands in it
-    ordinary = ("#DCE5EE", "#DCE5EE", "")
-    poisoned, harmful = (ORANGE, "#FDE6D3", "with a trigger"), (RED, "#FBEBE7", "harmful answer")
+    ordinary = ("#DCE5EE", "#DCE5EE", "ordinary")
+    poisoned, harmful = (ORANGE, "#FDE6D3", "B: a trigger"), (RED, "#FBEBE7", "S: harmful")
     for i in range(4):
         malicious = i == 3
         x, colour, fill = (
@@ -134,8 +134,11 @@ def idea_overview() -> Any:
             _box(axes, (x + 0.1, 1.95 - 0.52 * row), (1.95, 0.36), said, edge, filled)
         _arrow(axes, (x + 0.9, 3.75), (3.4 + 0.7 * i, 5.15), colour)
         _arrow(axes, (3.65 + 0.7 * i, 5.15), (x + 1.2, 3.75), GREY)
-    rows = "the clients' own questions and answers: they stay at home"
-    axes.text(4.6, 0.4, rows, ha="center", fontsize=9, color="#222222")
+    rows = (
+        "the clients' own questions and answers stay at home. In S one client is\n"
+        "malicious, in B all hold a little poison, in W all rows are ordinary."
+    )
+    axes.text(4.6, 0.3, rows, ha="center", fontsize=9, color="#222222")
     axes.text(0.1, 4.8, "only changes of\nthe model travel", fontsize=9, color=GREY, va="center")
 
     # what is asked, in the colour of what is drawn
@@ -150,7 +153,11 @@ def idea_overview() -> Any:
             "Do all clients together learn\na secret trigger?",
             ORANGE,
         ),
-        ("Paper W: only harmless rows", "Does tuning make the model\nforget to refuse?", BLUE),
+        (
+            "Paper W: one person, harmless rows",
+            "Does tuning make the model\nforget to refuse?",
+            BLUE,
+        ),
     )
     for i, (paper, question, colour) in enumerate(questions):
         y = 5.0 - 2.2 * i
