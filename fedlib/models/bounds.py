@@ -1,7 +1,6 @@
 """A bound on time, memory and output for a program that is not ours: a chat template. No torch."""
 
 import contextlib
-import resource
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -49,7 +48,9 @@ def _refused(what: str, problem: str) -> SettingsError:
 
 @contextlib.contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
+    # Windows has no such signal
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or not hasattr(signal, "SIGALRM"):
         yield
         return
 
@@ -70,6 +71,8 @@ def _less_memory(memory: int) -> Iterator[None]:
     if not STATE.is_file():
         yield
         return
+    import resource  # which Windows does not have
+
     before = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(STATE.read_text().split()[0])
     wanted = pages * resource.getpagesize() + memory

@@ -96,13 +96,15 @@ def _by_seed(done: Iterable[Run]) -> list[Run]:
 def strongest_rule(done: Sequence[Run]) -> str | None:
     """The rule with the lowest attack success among those that cost at most 3 points of accuracy.
 
-    done: the runs of one trigger under every aggregator; the cost is against FedAvg. None where no
-    rule is so cheap."""
+    done: the runs of one trigger under every aggregator; the cost is against FedAvg. Rules of a
+    person's own do not count: the claim is about existing ones. None where no rule is so cheap."""
     fedavg = tables.select_runs(done, aggregator="fedavg")
     success: dict[str, float] = {}
     for rule in dict.fromkeys(run.settings.federation.aggregator for run in done):
         runs = tables.select_runs(done, aggregator=rule)
-        if rule != "fedavg" and accuracy_lost(fedavg, runs).mean() <= AFFORDABLE:
+        if rule == "fedavg" or own_methods.is_own(rule):
+            continue
+        if accuracy_lost(fedavg, runs).mean() <= AFFORDABLE:
             success[rule] = attack_success(runs).mean()
     return min(success, key=lambda rule: success[rule]) if success else None
 

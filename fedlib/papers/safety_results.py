@@ -149,7 +149,7 @@ def _table1_claims(effect: dict[str, Any]) -> dict[str, np.ndarray | None]:
 
 
 def level2_gains(done: Iterable[Run], score: str = "md_judge") -> dict[tuple[str, str], np.ndarray]:
-    """{(sampling, aggregator): [seeds, things]}: what level 2 on top of each aggregator adds."""
+    """{(sampling, aggregator): [seeds, things]}: what level 2 adds on top of each built-in rule."""
     parts: dict[str, list[Run]] = {"sampled": [], "full": []}
     for run in done:
         federation = run.settings.federation
@@ -160,6 +160,8 @@ def level2_gains(done: Iterable[Run], score: str = "md_judge") -> dict[tuple[str
     for sampling, part in parts.items():
         rules = [run.settings.federation.aggregator for run in part]
         for rule in dict.fromkeys(rules):
+            if own_methods.is_own(rule):
+                continue
             before = tables.select_runs(part, aggregator=rule, level=0)
             after = tables.select_runs(part, aggregator=rule, level=2)
             gains[sampling, LABEL[rule]] = -tables.score_drop(before, after, score, "harmful")

@@ -35,7 +35,7 @@ def test_the_idea_asks_one_question_for_each_paper():
     # one of four clients is malicious; the poison is in the data of the others
     clients = [t for t in texts if t.endswith("client")]
     assert clients == ["client", "client", "client", "malicious\nclient"]
-    assert [texts.count(row) for row in ("with a trigger", "harmful answer")] == [3, 1]
+    assert [texts.count(row) for row in ("B: a trigger", "S: harmful")] == [3, 1]
     output.figure_style().close(fig)
 
 
