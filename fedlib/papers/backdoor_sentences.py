@@ -101,12 +101,16 @@ def onsets_said(onsets: pd.DataFrame) -> list[str]:
 
 def factors_said(poisoned: pd.DataFrame) -> list[str]:
     """Which spread has the largest BSNR, and which the largest ASR."""
-    groups = poisoned.groupby(["spread", "holders"])[["bsnr", "asr"]].mean().reset_index()
+    # only where the total is the same can spreads be compared
+    spreads = poisoned["spread"] + poisoned["holders"].astype(str)
+    share = spreads.groupby(poisoned["share"]).nunique().idxmax()
+    same = poisoned[poisoned["share"] == share]
+    groups = same.groupby(["spread", "holders"])[["bsnr", "asr"]].mean().reset_index()
     ratio = groups.loc[groups["bsnr"].idxmax()]
     success = groups.loc[groups["asr"].idxmax()]
     first, second = (f"*{one['spread']}* with {one['holders']} holders" for one in (ratio, success))
     return [
-        f"BSNR is largest for {first} ({ratio['bsnr']:.2f}), ASR for {second} "
+        f"With {100 * share:g}% poison in all, BSNR is largest for {first} ({ratio['bsnr']:.2f}), ASR for {second} "
         f"({success['asr']:.0f}%): {'the same' if first == second else 'another'}."
     ]
 

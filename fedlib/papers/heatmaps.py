@@ -79,7 +79,7 @@ def module_map(
     scale = AsinhNorm(linear_width=top / WIDENED, vmin=-top, vmax=top)
 
     shown = _cells(axes, np.ma.masked_invalid(losses), scale, types, layers, _short)
-    bar = axes.figure.colorbar(shown, ax=axes, label="probes' loss, rise")
+    bar = axes.figure.colorbar(shown, ax=axes, label="probes' loss, rise\nlower is better")
     ends = [-top, -top / WIDENED, 0, top / WIDENED, top]
     bar.set_ticks(ends, labels=[_short(end) for end in ends])
     bar.minorticks_off()

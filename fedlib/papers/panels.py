@@ -116,7 +116,7 @@ def lines(scores: pd.DataFrame, columns: Sequence[str], x: str, xlabel: str) -> 
 def bsnr_by_round(runs_by_share: Mapping[str, Sequence[Run]]) -> Any:
     """BSNR and how much of the target is written greedily, by round, a line a share of poison."""
     fig, axes = _grid(1, 2, (5, 4))
-    panels = (("bsnr", "BSNR"), ("greedy", "target written greedily (%)"))
+    panels = (("bsnr", "BSNR"), ("greedy", "target written greedily (%)\nlower is safer"))
     for ax, (column, label) in zip(axes[0], panels, strict=True):
         drawn = {
             name: [[line.get(column, 0) for line in run.rounds()] for run in part]
@@ -174,6 +174,7 @@ def drift_by_layer(panels: Mapping[str, dict[str, list]], columns: int) -> Any:
     fig, axes = _grid(len(panels) // columns, columns, (10 / columns, 3.4))
     for ax, (title, drawn) in zip(axes.flat, panels.items(), strict=True):
         charts.probe_lines(ax, drawn, 0, "probes' log loss\nlower is better", title)
+        ax.set_ylim(bottom=0)
     return fig
 
 

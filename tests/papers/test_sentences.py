@@ -181,7 +181,13 @@ def test_the_rest_of_paper_b():
     row = {"BSNR with": "asr", "Spearman": "0.4", "given the share": ""}
     assert "given" not in one(backdoor_sentences.correlations_said([row]))
     factors = pd.DataFrame(
-        {"spread": ["equal", "uniform"], "holders": [1, 5], "bsnr": [0.6, 0.4], "asr": [2.0, 70.0]}
+        {
+            "spread": ["equal", "uniform", "equal"],
+            "holders": [1, 5, 5],
+            "share": [0.04, 0.04, 0.08],  # another total, which must not count
+            "bsnr": [0.6, 0.4, 9.0],
+            "asr": [2.0, 70.0, 99.0],
+        }
     )
     (said,) = backdoor_sentences.factors_said(factors)
     assert "*equal* with 1 holders (0.60), ASR for *uniform* with 5 holders (70%): another." in said
