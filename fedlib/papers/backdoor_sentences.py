@@ -109,9 +109,10 @@ def factors_said(poisoned: pd.DataFrame) -> list[str]:
     ratio = groups.loc[groups["bsnr"].idxmax()]
     success = groups.loc[groups["asr"].idxmax()]
     first, second = (f"*{one['spread']}* with {one['holders']} holders" for one in (ratio, success))
+    verdict = "the same" if first == second else "another"
     return [
-        f"With {100 * share:g}% poison in all, BSNR is largest for {first} ({ratio['bsnr']:.2f}), ASR for {second} "
-        f"({success['asr']:.0f}%): {'the same' if first == second else 'another'}."
+        f"With {100 * share:g}% poison in all, BSNR is largest for {first} "
+        f"({ratio['bsnr']:.2f}), ASR for {second} ({success['asr']:.0f}%): {verdict}."
     ]
 
 
