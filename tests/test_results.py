@@ -96,57 +96,67 @@ def test_results_say_where_they_come_from():
 # --- the tables of docs/results.md
 
 
-def test_the_world_s_first_table_is_that_of_its_file():
-    columns = [("lmsys-like", "3"), ("lmsys-like", "10"), ("wild-like", "3"), ("wild-like", "10")]
-    cells = {}
+RULES = ("Median", "TrimmedMean", "Krum", "DnC", "FoolsGold", "Residual")
+SHOWN = {
+    "no attack": "FedAvg (No Attack)",
+    "under attack": "FedAvg",
+    "best existing defence": "",
+    "level 1, existing rows": "Repair: level 1",
+    "level 2, rows by an off-the-shelf LLM": "Repair: level 2",
+    "level 3, rows by the attacked model": "Repair: level 3",
+}
+
+
+def mean_of(cell):
+    """The mean of a cell such as 88.8 [85.5, 92.1]."""
+    return float(re.match(r"-?[\d.]+", cell)[0])
+
+
+def safety_lines():
+    """The rows of the page's table of paper S: safe answers (%), the paper's beside them."""
+    columns = {}
     for row in read_rows(RESULTS / "claims" / "tables" / "10_table1.csv"):
-        best = f"{row['method']} " if row["row"].startswith("best") else ""
-        paper = f" ({row['md_judge (paper)']})" if row["md_judge (paper)"] else ""
-        cells[row["row"], row["dataset"], row["sampled"]] = f"{best}{row['md_judge']}{paper}"
-    shown = [row for row in table_rows(5, "results.md") if row[0] in {name for name, *_ in cells}]
-    assert len(shown) == 6
-    for name, *own in shown:
-        assert own == [cells[name, *column] for column in columns]
+        columns.setdefault((row["dataset"], row["sampled"]), {})[row["method"]] = row
+    lines = []
+    for said, method in SHOWN.items():
+        cells = [said]
+        for rows in columns.values():
+            name = method or max(RULES, key=lambda rule: mean_of(rows[rule]["md_judge"]))
+            paper = rows[name]["md_judge (paper)"]
+            cell = f"{rows[name]['md_judge']}{f' ({float(paper):.1f})' if paper else ''}"
+            cells.append(cell if method else f"{name} {cell}")
+        lines.append(cells)
+    return lines
 
 
-def test_the_world_s_backdoor_is_that_of_its_file():
+def backdoor_lines():
+    """The rows of the page's table of paper B."""
     rows = read_rows(RESULTS / "claims" / "tables" / "20_concentration.csv")
-    injected, natural = ([r for r in rows if r["kind"] == kind] for kind in ("injected", "natural"))
-    accuracy = [
-        f"{a['accuracy']} / {b['accuracy']}" for a, b in zip(injected, natural, strict=True)
+    return [
+        [r["kind"], r["poison"].removesuffix(".0"), r["asr"], r["accuracy"], r["target"]]
+        for r in sorted(rows, key=lambda r: r["kind"])
     ]
-    wanted = [[row["asr"] for row in injected], [row["asr"] for row in natural], accuracy]
-    shown = [
-        row[1:] for row in table_rows(5, "results.md") if re.match("injected|natural|clean", row[0])
-    ]
-    assert shown == wanted
 
 
-def test_the_world_s_tuning_is_that_of_its_file():
+def tuning_lines():
+    """The rows of the page's table of paper W: ASR, answered in full, task accuracy; means."""
     rows = read_rows(RESULTS / "claims" / "tables" / "32_table.csv")
-    columns = [(m, t) for m in ("chat", "chat-deep") for t in ("format", "skill")]
-    names = {
-        "plain tuning": "plain tuning",
-        "SWAT": "SWAT",
-        "warm-up: random": "warm-up of random modules",
-        "warm-up: fragile": "warm-up of fragile modules",
-    }
-    shown = {row[0]: row[1:] for row in table_rows(5, "results.md")}
-    for scenario in ("benign", "attack"):
-        answered = {column: [] for column in columns}
-        for method, name in names.items():
-            own = {
-                (r["model"], r["task"]): r
-                for r in rows
-                if (r["scenario"], r["method"]) == (scenario, method)
-            }
-            for column in columns:
-                answered[column].append(own[column]["answered"])
-            if own[columns[0]]["unsafe"]:
-                cells = [f"{own[c]['unsafe']} ({own[c]['task_accuracy']})" for c in columns]
-                assert shown[f"{scenario}: {name}"] == cells
-        last = shown[f"answered, {scenario}: plain; SWAT; random; fragile"]
-        assert last == ["; ".join(answered[column]) for column in columns]
+    lines = {}
+    for row in rows:
+        if row["scenario"] != "untuned":
+            three = (mean_of(row[name]) for name in ("unsafe", "answered", "task_accuracy"))
+            cells = lines.setdefault(f"{row['scenario']}: {row['method']}", [])
+            cells.append(", ".join(f"{value:.0f}" for value in three))
+    return [[name, *cells] for name, cells in sorted(lines.items(), reverse=True)]
+
+
+@pytest.mark.parametrize("lines", [safety_lines, backdoor_lines, tuning_lines])
+def test_the_world_s_tables_are_those_of_their_files(lines):
+    wanted = lines()
+    shown = table_rows(5, "results.md")
+    assert len(wanted) >= 6
+    for row in wanted:
+        assert row in shown, row
 
 
 def test_how_many_claims_have_a_published_number():
