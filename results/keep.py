@@ -39,12 +39,14 @@ def read_claims(file: Path) -> list[dict[str, str]]:
 
 
 def merge_claims(made: Path, kept: Path, papers: list[str]) -> str:
-    """claims.csv with the rows of these papers from outputs/, of all others from results/."""
+    """claims.csv with the rows of these papers from outputs/, of all others from results/.
+
+    A claim that was not run stays as it was kept."""
     before = {row["id"]: row for row in read_claims(kept)}
     rows = []
     for row in read_claims(made):
-        stays = row["paper"] not in papers and row["id"] in before
-        rows.append(before[row["id"]] if stays else row)
+        other = row["paper"] not in papers or row["status"] == "not run"
+        rows.append(before.get(row["id"], row) if other else row)
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
