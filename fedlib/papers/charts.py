@@ -164,13 +164,14 @@ def weight_bars(axes: Any, record: dict, rule: str) -> None:
 
 def score_lines(axes: Any, scores: pd.DataFrame, x: str, column: str, xlabel: str) -> None:
     """A score over a column of numbers, a line a method: means over seeds, bands 95% intervals."""
-    for label, own in scores.groupby("method", sort=False):
+    for place, (label, own) in enumerate(scores.groupby("method", sort=False)):
         points = []
         for value, part in own.groupby(x):
             points.append((value, *estimates.interval(list(part[column]))))
         at, mean, low, high = np.array(points, dtype=float).T
         colour = COLOUR[str(label)]
-        axes.plot(at, mean, "o-", color=colour, label=label, ms=4)
+        marker = MARKERS[place % len(MARKERS)]
+        axes.plot(at, mean, marker + "-", color=colour, label=label, ms=5)
         axes.fill_between(at, low, high, color=colour, alpha=0.12, lw=0)
     axes.set(xlabel=xlabel, ylim=(0, 102))
     axes.set_ylabel(_with_direction(column).replace(": ", "\n"), fontsize=9)
