@@ -1,6 +1,9 @@
 """A chat template is a program of whoever made the checkpoint: it is bounded."""
 
+import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -105,16 +108,22 @@ def test_any_template_is_used_or_refused_in_one_line(words):
 
 
 def test_the_bound_leaves_no_trace():
-    before = signal.getsignal(signal.SIGALRM), bounds.resource.getrlimit(bounds.resource.RLIMIT_AS)
+    before = signal.getsignal(signal.SIGALRM), resource.getrlimit(resource.RLIMIT_AS)
     with pytest.raises(SettingsError, match="it cannot be used: .* 0.3 seconds"):
         with bounds.bounded("it"):
             time.sleep(5)
     with pytest.raises(SettingsError, match="it cannot be used: .* 64 MB"):
         with bounds.bounded("it"):
             bytearray(2**30)
-    after = signal.getsignal(signal.SIGALRM), bounds.resource.getrlimit(bounds.resource.RLIMIT_AS)
+    after = signal.getsignal(signal.SIGALRM), resource.getrlimit(resource.RLIMIT_AS)
     assert after == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_what_windows_lacks_is_not_imported():
+    script = "import sys; sys.modules['resource'] = None; import fedlib.models.bounds"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_thread_renders_without_an_alarm():
