@@ -1,7 +1,8 @@
 """Keep what a preset gave: copy it from outputs/<preset> to results/<preset>.
 
 Run: python results/keep.py claims [--papers S B W]
-Claims, tables and figures come along as the notebooks wrote them. about.json says which code made
+Claims, tables and figures come along as the notebooks wrote them; a table that is written no more
+is yours to delete. about.json says which code made
 them, on which machine, when, and how long it took. Papers that are not named stay as they are.
 """
 
@@ -95,9 +96,6 @@ def keep(preset: str, papers: list[str]) -> None:
     parts = {part["paper"]: part for part in about.get("parts", [])}
     for paper in papers:
         first = NOTEBOOKS[paper]
-        # what an earlier run called otherwise must not stay
-        for old in (kept / "tables").glob(f"{first}[0-9]_*.csv"):
-            old.unlink()
         for table in sorted((made / "tables").glob(f"{first}[0-9]_*.csv")):
             shutil.copyfile(table, kept / "tables" / table.name)
         for name in FIGURES[paper]:
@@ -113,7 +111,13 @@ def keep(preset: str, papers: list[str]) -> None:
 
     merged = merge_claims(made / "claims.csv", kept / "claims.csv", papers)
     (kept / "claims.csv").write_text(merged, encoding="utf-8")
-    about |= {"preset": preset, "parts": [parts[paper] for paper in NOTEBOOKS if paper in parts]}
+    # what was written by hand stays where some papers do
+    about = {} if set(papers) == set(NOTEBOOKS) else about
+    done = [parts[paper] for paper in NOTEBOOKS if paper in parts]
+    seconds = [sum(part.get("seconds of each notebook", {}).values()) for part in done]
+    last = parts[papers[-1]]
+    about |= {"preset": preset, "seconds": sum(seconds), "parts": done}
+    about |= {name: last[name] for name in ("commit", "machine", "versions")}
     about_file.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     print(f"kept {', '.join(papers)} in {kept}; draw the pictures anew: docs/figures/draw.py")
 
