@@ -63,11 +63,16 @@ def logits_at(causal: Any, ids: Tensor, place: Tensor) -> Tensor:
     """Logits [N, V] of a causal model at N places of the flattened rows ids [B, T].
 
     Made only there: with a large vocabulary they are most of the memory. A head that does more than
-    multiply (SCALED_HEADS) is run whole."""
+    multiply (SCALED_HEADS) is run whole. Layers below the lowest adapter may be kept
+    (`models.frozen`)."""
     if any(getattr(causal.config, name, None) for name in SCALED_HEADS):
         whole = causal(input_ids=ids, use_cache=False).logits
         return whole.flatten(0, 1).index_select(0, place)
-    hidden = causal.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    frozen = getattr(causal, "frozen_layers", None)
+    if frozen is not None:
+        hidden = frozen.last_hidden(ids, place)
+    else:
+        hidden = causal.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
     return causal.get_output_embeddings()(hidden.flatten(0, 1).index_select(0, place))
 
 

@@ -172,7 +172,8 @@ def _adapted(options: groups.Model, shape: Shape) -> list[tuple[int, int]]:
 def adapter_size(options: groups.Model, shape: Shape) -> int:
     """The adapter's parameters."""
     adapted = _adapted(options, shape)
-    return shape.layers * sum(options.lora_rank * sum(sizes) for sizes in adapted)
+    layers = min(shape.layers, options.lora_layers or shape.layers)
+    return layers * sum(options.lora_rank * sum(sizes) for sizes in adapted)
 
 
 def training_memory(settings: Settings, parameters: int, shape: Shape) -> int:

@@ -55,8 +55,11 @@ def measured_speed(settings: Settings) -> tuple[float | None, float | None]:
 def _measured(file: Path, settings: Settings) -> tuple[int, float, int]:
     """(tokens, seconds, rows) of a run's rounds; zeros where base, data or batches are others."""
     made = json.loads((file.parent / "settings.json").read_text(encoding="utf-8"))
-    same = (settings.model.base, settings.data.source, settings.training.batch_size)
-    if (made["model"]["base"], made["data"]["source"], made["training"]["batch_size"]) != same:
+    same = (settings.model.base, settings.model.lora_layers)
+    same += (settings.data.source, settings.training.batch_size)
+    model = made["model"]
+    its = (model["base"], model.get("lora_layers"))
+    if its + (made["data"]["source"], made["training"]["batch_size"]) != same:
         return 0, 0.0, 0
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     rounds = [line for line in lines if "sampled" in line]
@@ -114,8 +117,9 @@ def run_seconds(
 
     # training: forward and backward
     if rate is None:
-        rate = flops / (4 * base)
-    total = trained / rate
+        total = _training_work(settings, found["model.base"], trained, row) / flops
+    else:
+        total = trained / rate
 
     # answers: decoding, a batch at a time; a step reads all weights, and multiplies by them
     size = evaluation.batch_size
@@ -131,6 +135,20 @@ def run_seconds(
         if group == "evaluation" and one.parameters:
             total += _judge_seconds(settings, judge, one.parameters)
     return total
+
+
+def _training_work(settings: Settings, base: KnownModel, trained: float, row: float) -> float:
+    """The FLOPs of training on so many tokens, forward and backward, in rows of so many tokens.
+
+    Layers below the adapter are computed forward, and once for each of the clients' rows."""
+    shape, upper = base.shape, settings.model.lora_layers
+    whole = 4 * (base.parameters or 0)
+    if shape is None or upper is None or upper >= shape.layers:
+        return whole * trained
+    a_layer = (shape.parameters() - shape.vocabulary * shape.hidden) / shape.layers
+    lower = a_layer * (shape.layers - upper)
+    rows = settings.federation.clients * settings.data.rows * row
+    return (whole - 4 * lower) * trained + 2 * lower * min(trained, rows)
 
 
 def _judge_seconds(settings: Settings, judge: str, parameters: int) -> float:

@@ -62,7 +62,7 @@ def _run_name(settings: Settings) -> str:
 
 
 def _cut(name: str, limit: int) -> str:
-    """The beginning of a name, of so many bytes at most."""
+    """A name's beginning, of so many bytes at most."""
     return os.fsencode(name)[:limit].decode(errors="ignore")
 
 
@@ -130,8 +130,9 @@ def _never_counted(group: type[groups.Group]) -> dict[str, Any]:
 
 
 def _counted_model(settings: Settings, model: dict[str, Any]) -> dict[str, Any]:
-    # Where the base is trained from scratch, its revision covers the scratch group.
-    del model["scratch"]
+    del model["scratch"]  # covered by the base's revision
+    if settings.model.lora_layers is None:
+        del model["lora_layers"]  # all layers is how it always was
     if settings.model.template == "chat" and _chat_version(settings):
         model["chat"] = _chat_version(settings)
     return model | {"dtype": machine.dtype(settings.model), "base": _base_revision(settings)}

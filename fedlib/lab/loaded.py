@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlib.lab import keys, pretraining, store
-from fedlib.models import adapter, checkpoints, gguf_files, loading
+from fedlib.models import adapter, checkpoints, frozen, gguf_files, loading
 from fedlib.settings import machine
 from fedlib.settings.errors import SettingsError
 from fedlib.settings.schema import Settings
@@ -78,9 +78,14 @@ def load_base(settings: Settings) -> tuple[Any, Any]:
         source, commit = str(folder), None
     else:
         source, commit = checkpoints.source(settings, "model.base")
-    return loading.load_causal(
-        source, commit, machine.device(settings.model), machine.dtype(settings.model)
-    )
+    device, dtype = machine.device(settings.model), machine.dtype(settings.model)
+    model, tokenizer = loading.load_causal(source, commit, device, dtype)
+    if settings.model.lora_layers:
+        # the folder of a base that is made here is named after its content
+        made = keys.base_is_made(settings)
+        content = source if made else str(checkpoints.revision(settings, "model.base"))
+        frozen.keep_lower_layers(model, settings.model.lora_layers, (content, device, dtype))
+    return model, tokenizer
 
 
 def load_run(settings: Settings, folder: Path, trainable: bool = False) -> tuple[Any, Any]:

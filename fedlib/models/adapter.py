@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from fedlib.models import frozen
 from fedlib.settings import errors, identity
 from fedlib.settings.errors import DataError, SettingsError, nearest
 from fedlib.settings.groups import Model
@@ -49,6 +50,7 @@ def attach_lora(base: Any, options: Model, seed: int) -> Any:
         lora_dropout=options.lora_dropout,
         bias="none",
         target_modules=targets,
+        exclude_modules=_below(base, options.lora_layers) if options.lora_layers else None,
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng():
@@ -62,7 +64,22 @@ def attach_lora(base: Any, options: Model, seed: int) -> Any:
                 f"modules: {known} ({str(error).splitlines()[0]})"
             ) from None
     _check_targets(tuned, targets or ())
+    if options.lora_layers:
+        # on disk the adapter names what it has, not what was left out
+        wanted.target_modules = set(tuned.base_model.targeted_module_names)
+        wanted.exclude_modules = None
     return multiply_once(tuned)
+
+
+def _below(base: Any, upper: int) -> list[str]:
+    """The names of all modules outside the upper layers; SettingsError if there are not so many."""
+    layers = frozen.decoder_layers(base)
+    if upper > len(layers):
+        raise SettingsError(
+            f"model.lora_layers: {upper} is more than the {len(layers)} layers of this model"
+        )
+    inside = {part for layer in layers[len(layers) - upper :] for part in layer.modules()}
+    return [name for name, part in base.named_modules() if name and part not in inside]
 
 
 def _check_targets(tuned: Any, targets: Sequence[str] | str) -> None:

@@ -41,7 +41,7 @@ def tuning_changes(settings: Settings) -> Changes:
             "aggregator": "fedavg",
         },
         "training": {"steps": swat.steps, "learning_rate": swat.learning_rate},
-        "model": {"lora_targets": "all-linear"},
+        "model": {"lora_targets": "all-linear", "lora_layers": None},
         "data": {
             "attack": "unaligned",
             "aligned_share": 0.0,
@@ -170,7 +170,11 @@ def federated_grid(settings: Settings) -> list[Settings]:
     rounds). First model and dataset."""
     full = settings.full_participation()
     chat = {
-        "model": {"base": tuned_models(settings)[0], "lora_targets": "all-linear"},
+        "model": {
+            "base": tuned_models(settings)[0],
+            "lora_targets": "all-linear",
+            "lora_layers": None,
+        },
         "defense": {"level": 0, "before": 0},
         "data": {"benign": settings.data.benign[:1]},
         "swat": {"warmup": 0},

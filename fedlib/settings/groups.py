@@ -4,8 +4,7 @@ params/mini.yaml explains each field. A field without a mark counts in a run's k
 run is another one when the field changes. NotInKey and SometimesInKey say beside a field that this
 is not so, or not always. An evaluation has a separate key, and the marks in Evaluation speak of it.
 
-A condition on one group stands in the group; `schema` has those on several groups.
-"""
+A condition on one group stands in the group; `schema` has those on several groups."""
 
 import re
 from dataclasses import dataclass
@@ -139,6 +138,7 @@ class Model(Group):
     lora_alpha: Positive
     lora_dropout: Annotated[float, Field(ge=0, lt=1)]
     lora_targets: Literal["all-linear", "default"] | Annotated[list[str], Field(min_length=1)]
+    lora_layers: Annotated[Count | None, SometimesInKey("it is not null")]
     scratch: Annotated[Scratch, SometimesInKey("model.base is scratch")]
 
 

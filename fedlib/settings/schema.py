@@ -174,10 +174,11 @@ def _warmup_is_within_the_rounds(settings: Settings) -> str | None:
 
 
 def _warmup_has_all_linear_modules(settings: Settings) -> str | None:
-    if settings.swat.warmup and settings.model.lora_targets != "all-linear":
+    model = settings.model
+    if settings.swat.warmup and (model.lora_targets != "all-linear" or model.lora_layers):
         return (
             "swat.warmup: its modules are chosen among all linear ones: set "
-            "model.lora_targets: all-linear"
+            "model.lora_targets: all-linear and model.lora_layers: null"
         )
     return None
 

@@ -89,9 +89,10 @@ def test_what_is_made_is_no_longer_missing_and_its_speed_is_used(smoke, capsys):
     assert plan_time.measured_speed(smoke) == (rate, row)
 
 
+@pytest.mark.parametrize("layers", [None, 1])
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj"], "all-linear", "default"], ids=str)
-def test_the_adapters_size_is_counted(smoke, targets):
-    settings = smoke.replace(model={"lora_targets": targets})
+def test_the_adapters_size_is_counted(smoke, targets, layers):
+    settings = smoke.replace(model={"lora_targets": targets, "lora_layers": layers})
     base, _ = loaded.load_base(settings)
     found = plan_sizes.known_models(settings)["model.base"]
     assert found.parameters == pytest.approx(base.num_parameters(), rel=0.01)
@@ -119,6 +120,24 @@ def test_the_tokens_of_a_run_are_those_that_it_sees(smoke):
     assert tuned == 1 * 2 * 4 * 96
     projected, _ = plan_time.run_tokens(smoke.replace(defense={"level": "project"}), 96)
     assert projected == 0
+
+
+def test_layers_below_the_adapter_cost_one_pass_for_each_row(smoke):
+    """By hand: a Llama of 10 layers, 2 of them adapted."""
+    shape = plan_sizes.Shape(8, 10, 2, 2, 16, 50)
+    base = plan_sizes.KnownModel("a", shape.parameters(), shape, gated=False, here=True)
+    layer = 4 * 8 * 8 + 3 * 8 * 16
+    upper = smoke.replace(model={"lora_layers": 2})
+    rows = smoke.federation.clients * smoke.data.rows
+
+    def work(settings, trained):
+        return plan_time._training_work(settings, base, trained, 5.0)
+
+    whole = 4 * (10 * layer + 50 * 8)
+    assert work(smoke, 1e6) == whole * 1e6
+    # few tokens: every row is a new one
+    assert work(upper, 10) == (whole - 4 * 8 * layer + 2 * 8 * layer) * 10
+    assert work(upper, 1e9) == (whole - 4 * 8 * layer) * 1e9 + 2 * 8 * layer * 5 * rows
 
 
 def test_a_base_of_unknown_size_is_one_line(tmp_path):

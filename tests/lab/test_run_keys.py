@@ -23,6 +23,7 @@ FIELDS = {
     "model.lora_alpha": (8.0, True),
     "model.lora_dropout": (0.2, True),
     "model.lora_targets": ("all-linear", True),
+    "model.lora_layers": (1, True),
     "model.scratch.files": (["two.csv"], True),
     "model.scratch.hidden": (32, True),
     "model.scratch.layers": (2, True),

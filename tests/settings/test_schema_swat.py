@@ -12,6 +12,10 @@ ALL_LINEAR = {"lora_targets": "all-linear"}
     [
         ({"swat": {"warmup": 1}}, "model.lora_targets: all-linear"),
         (
+            {"swat": {"warmup": 1}, "model": ALL_LINEAR | {"lora_layers": 2}},
+            "model.lora_layers: null",
+        ),
+        (
             {"swat": {"warmup": 9}, "model": ALL_LINEAR},
             "swat.warmup: 9 is more than federation.rounds, 2",
         ),
