@@ -15,9 +15,40 @@ from torch import Tensor, nn
 KEPT_BYTES = 2**30  # of kept rows; beyond that the longest unused go
 CLOSE = 1e-3  # how far a hidden state may be off where lower layers are skipped, of its largest
 
-# {row: hidden states} of one base at a time: those of the run before, if it had the same base.
-_kept: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
-_kept_of: list[Hashable] = []
+Row = tuple[int, ...]  # the token ids of a row
+
+
+class KeptRows:
+    """What the lower layers of one base made of rows: hidden states [T, H] by row."""
+
+    def __init__(self) -> None:
+        self.base: Hashable = None
+        self.hidden: OrderedDict[Row, Tensor] = OrderedDict()
+        self.size = 0  # bytes
+
+    def belong_to(self, base: Hashable) -> None:
+        """Forget all rows if they are another base's."""
+        if base != self.base:
+            self.base, self.size = base, 0
+            self.hidden.clear()
+
+    def find(self, row: Row) -> Tensor | None:
+        """A row's hidden states, if they are here."""
+        if row not in self.hidden:
+            return None
+        self.hidden.move_to_end(row)
+        return self.hidden[row]
+
+    def keep(self, row: Row, hidden: Tensor) -> None:
+        """Keep a row; those that were not used for longest make room."""
+        self.hidden[row] = hidden
+        self.size += hidden.nbytes
+        while self.size > KEPT_BYTES and len(self.hidden) > 1:
+            _, oldest = self.hidden.popitem(last=False)
+            self.size -= oldest.nbytes
+
+
+KEPT = KeptRows()  # of this process: the next run may have the same base
 
 
 class FrozenLayers:
@@ -30,9 +61,7 @@ class FrozenLayers:
         self.decoder = causal.get_decoder()
         layers = decoder_layers(causal)
         self.lower, self.lowest_adapted = layers[:first], layers[first]
-        if _kept_of != [(base, first)]:
-            _kept.clear()
-            _kept_of[:] = [(base, first)]
+        KEPT.belong_to((base, first))
 
     def last_hidden(self, ids: Tensor, place: Tensor) -> Tensor:
         """The decoder's last hidden states [B, T, H] of rows ids [B, T], padded on the right.
@@ -57,18 +86,12 @@ class FrozenLayers:
         with self._skipped(below):
             return self.decoder(input_ids=ids, use_cache=False).last_hidden_state
 
-    def _below(self, row: tuple[int, ...], device: torch.device) -> Tensor:
+    def _below(self, row: Row, device: torch.device) -> Tensor:
         """The hidden states [T, H] of one row that enter the lowest adapted layer."""
-        if row in _kept:
-            _kept.move_to_end(row)
-            return _kept[row]
-        made = self._computed(torch.tensor([row], device=device))[0]
-
-        # make room for it
-        size = made.numel() * made.element_size()
-        while _kept and (len(_kept) + 1) * size > KEPT_BYTES:
-            _kept.popitem(last=False)
-        _kept[row] = made
+        made = KEPT.find(row)
+        if made is None:
+            made = self._computed(torch.tensor([row], device=device))[0]
+            KEPT.keep(row, made)
         return made
 
     @torch.no_grad()

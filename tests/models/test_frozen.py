@@ -84,31 +84,31 @@ def test_what_is_kept_does_not_depend_on_the_other_rows_of_a_batch():
     alone, together = built("llama"), built("llama")
     frozen.keep_lower_layers(alone, 2, "alone")
     training.likelihood(alone, ROWS[:1])
-    [wanted] = frozen._kept.values()
+    [wanted] = frozen.KEPT.hidden.values()
     frozen.keep_lower_layers(together, 2, "together")
     training.likelihood(together, ROWS)
-    assert torch.equal(frozen._kept[(1, 7, 8, 9, 10, 11)], wanted)
+    assert torch.equal(frozen.KEPT.hidden[(1, 7, 8, 9, 10, 11)], wanted)
 
 
 def test_rows_of_another_base_are_forgotten():
     first, other = built("llama"), built("qwen2")
     frozen.keep_lower_layers(first, 2, "first")
     training.likelihood(first, ROWS)
-    assert len(frozen._kept) == 3
+    assert len(frozen.KEPT.hidden) == 3
     frozen.keep_lower_layers(built("llama"), 2, "first")
-    assert len(frozen._kept) == 3
+    assert len(frozen.KEPT.hidden) == 3
     frozen.keep_lower_layers(other, 2, "other")
-    assert not frozen._kept
+    assert not frozen.KEPT.hidden
 
 
 def test_no_more_is_kept_than_has_room(monkeypatch):
     model = built("llama")
     frozen.keep_lower_layers(model, 2, "room")
     whole = training.likelihood(model, ROWS)
-    frozen._kept.clear()
+    frozen.keep_lower_layers(model, 2, "room again")
     monkeypatch.setattr(frozen, "KEPT_BYTES", 16 * 16 * 4)
     assert training.likelihood(model, ROWS) == whole
-    assert len(frozen._kept) == 1
+    assert len(frozen.KEPT.hidden) == 1
 
 
 def test_a_model_that_drops_at_random_is_run_whole():
