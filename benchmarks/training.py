@@ -7,6 +7,9 @@ random: only the shape of the model counts here. Rows have the spread of lengths
 Speed is that of real tokens, without padding. The share of the peak is that of the products with
 the base's weights, forward and backward by inputs (4 operations a weight and real token), against
 a large matrix product measured in the same run. What does not fit the memory says so.
+
+At the end the same with an adapter in the upper third of the layers (model.lora_layers): ours on
+rows that are new, then on rows whose lower layers are kept, then the peers.
 """
 
 import argparse
@@ -28,7 +31,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fedlib import federation, stacked
-from fedlib.models import adapter
+from fedlib.models import adapter, frozen
 from fedlib.settings import presets
 
 RATE = 1.0e-4
@@ -238,7 +241,7 @@ def keep(found, file):
 
 
 def compare(name, clients, steps, device, dtype, file=None):
-    """Measure each way; its line of results is printed and kept as it comes."""
+    """Measure all ways with an adapter in every layer, then with one in the upper third."""
     shape = SHAPES[name]
     settings = presets.load("mini", model={"lora_targets": ["q_proj", "v_proj"]})
     options = settings.training.model_copy(
@@ -256,37 +259,60 @@ def compare(name, clients, steps, device, dtype, file=None):
     ways = {"ours": ours, "ours, at once": together, "peers": peers}
     if device == "cuda":
         ways["peers, checkpointing"] = peers_as_they_come
+    about = {"shape": name, "clients": clients, "steps": steps, "peak": peak}
+    lines = measured_ways(ways, given, options, device, about | {"weights": weights}, file)
+
+    # the same with an adapter in the upper third of the layers
+    upper = settings.model.model_copy(update={"lora_layers": max(1, shape.layers // 3)})
+    base = tuned.unload()
+    frozen.keep_lower_layers(base, upper.lora_layers, name)
+    tuned = adapter.attach_lora(base, upper, 0)
+    given = (tuned, adapter.get_vector(tuned), given[2])
+    ways = {"ours, new rows": ours, "ours, kept rows": ours, "peers": peers}
+    ways = {f"upper third: {way}": function for way, function in ways.items()}
+    lines += measured_ways(ways, given, options, device, about, file)
+    for line in ratios(lines):
+        print(line, flush=True)
+
+
+def measured_ways(ways, given, options, device, about, file):
+    """Measure each way; its line of results is printed and kept as it comes."""
     lines = []
     for way, function in ways.items():
-        found = measure(way, function, given, options, device)
-        found |= {"shape": name, "clients": clients, "steps": steps, "peak": peak}
+        if "peers" in way:
+            # a trainer calls the whole model
+            vars(given[0].get_base_model()).pop("frozen_layers", None)
+        found = measure(way, function, given, options, device) | about
         if "tokens" in found:
             found["speed"] = found["tokens"] / found["seconds"]
-            found["share"] = 4 * weights * found["speed"] / peak
+        if "tokens" in found and "weights" in about:
+            found["share"] = 4 * about["weights"] * found["speed"] / about["peak"]
         lines.append(found)
         print(said(found), flush=True)
         keep(found, file)
-    for line in ratios(lines):
-        print(line, flush=True)
+    return lines
 
 
 def said(found):
     """A line for a reader."""
     if "failed" in found:
-        return f"{found['shape']:<6} {found['way']:<22} not run: {found['failed']}"
+        return f"{found['shape']:<6} {found['way']:<28} not run: {found['failed']}"
+    share = f"{found['share']:6.1%} of the peak" if "share" in found else 18 * " "
     return (
-        f"{found['shape']:<6} {found['way']:<22} {found['speed']:10,.0f} tokens/s  "
-        f"{found['share']:6.1%} of the peak  {found['GB']:6.1f} GB"
+        f"{found['shape']:<6} {found['way']:<28} {found['speed']:10,.0f} tokens/s  "
+        f"{share}  {found['GB']:6.1f} GB"
     )
 
 
 def ratios(lines):
     """How many times the peers' speed ours have."""
     speed = {found["way"]: found.get("speed") for found in lines}
-    for peer in ("peers", "peers, checkpointing"):
-        for own in ("ours", "ours, at once"):
-            if speed.get(own) and speed.get(peer):
-                yield f"ratio: {own}: {speed[own] / speed[peer]:.2f} times the tokens/s of {peer}"
+    whole, upper = ("ours", "ours, at once"), ("ours, new rows", "ours, kept rows")
+    pairs = [(own, peer) for peer in ("peers", "peers, checkpointing") for own in whole]
+    pairs += [(f"upper third: {own}", "upper third: peers") for own in upper]
+    for own, peer in pairs:
+        if speed.get(own) and speed.get(peer):
+            yield f"ratio: {own}: {speed[own] / speed[peer]:.2f} times the tokens/s of {peer}"
 
 
 def main():
