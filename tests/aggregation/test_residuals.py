@@ -33,19 +33,27 @@ def test_three_clients_make_residual_a_plain_mean():
     assert aggregate("residual", matrices.updates()[[0, 1, 2, 9]])[1][3] < 0.05
 
 
-def plain_residual(u, threshold, strength=2.0):
-    """Fu et al., one coordinate after the other, with the hat matrix written out."""
+def plain_lines(u):
+    """(order of the clients, their values in it, slope, intercept) of each coordinate's line."""
     n, size = u.shape
-    x = np.stack([np.ones(n), np.arange(n)], axis=1)
-    leverage = np.diag(x @ np.linalg.inv(x.T @ x) @ x.T)
-    summed, moved = np.zeros(n), np.zeros((n, size))
+    lines = []
     for b in range(size):
         order = sorted(range(n), key=lambda k: u[k, b])
         y = [u[k, b] for k in order]
         slope = statistics.median(
             statistics.median((y[j] - y[i]) / (j - i) for j in range(n) if j != i) for i in range(n)
         )
-        intercept = statistics.median(y) - slope * (n - 1) / 2
+        lines.append((order, y, slope, statistics.median(y) - slope * (n - 1) / 2))
+    return lines
+
+
+def plain_residual(lines, threshold, strength=2.0):
+    """Fu et al., one coordinate after the other, with the hat matrix written out."""
+    n, size = len(lines[0][0]), len(lines)
+    x = np.stack([np.ones(n), np.arange(n)], axis=1)
+    leverage = np.diag(x @ np.linalg.inv(x.T @ x) @ x.T)
+    summed, moved = np.zeros(n), np.zeros((n, size))
+    for b, (order, y, slope, intercept) in enumerate(lines):
         away = [y[i] - intercept - slope * i for i in range(n)]
         scale = (
             1.4826 * (1 + 5 / (n - 1)) * statistics.median(sorted(abs(r) for r in away)[1:]) + 1e-7
@@ -54,8 +62,9 @@ def plain_residual(u, threshold, strength=2.0):
         for i in range(n):
             e = away[i] / scale / math.sqrt(1 - leverage[i])
             confidence.append(1.0 if e == 0 else max(-reach, min(reach, e)) / e)
+        spread = statistics.stdev(confidence)
         for i, k in enumerate(order):
-            summed[k] += confidence[i] * statistics.stdev(confidence)
+            summed[k] += confidence[i] * spread
             moved[k, b] = y[i] if confidence[i] >= threshold else intercept + slope * i
     weights = (summed / summed.max()) ** 2
     return weights @ moved / weights.sum(), weights / weights.sum()
@@ -66,13 +75,14 @@ def test_residual_from_the_paper(clients, size, f, seed):
     u, _ = matrices.table(clients, size, f, seed)
     u[:f] *= 3
     u = u.round(1) if seed == 2 else u  # with ties, which go by the clients' order
+    lines = plain_lines(u)
     for variant, threshold in (("paper", 0.1), ("published", 0.05)):
         step, weights = aggregate("residual", torch.from_numpy(u), variant=variant)
-        expected, shares = plain_residual(u, threshold)
+        expected, shares = plain_residual(lines, threshold)
         assert matrices.same(step, expected)
         assert matrices.same(weights, shares)
     step, _ = aggregate("residual", torch.from_numpy(u), threshold=0.6, strength=1.0)
-    assert matrices.same(step, plain_residual(u, 0.6, strength=1.0)[0])
+    assert matrices.same(step, plain_residual(lines, 0.6, strength=1.0)[0])
 
 
 def test_residual_by_blocks_and_threads(monkeypatch):
