@@ -18,19 +18,29 @@ from fedlib.lab import keys, loaded, runs
 from fedlib.models import hub
 from fedlib.settings import errors, presets
 
-LOAD = {
-    False: "from peft import AutoPeftModelForCausalLM as Auto",
-    True: "from transformers import AutoModelForCausalLM as Auto",
-}
+# The merged model comes first: it must load where nobody has imported peft.
 ASK = """
-{load}
+import os
+import sys
 import torch
 from transformers import AutoTokenizer
-tuned = Auto.from_pretrained({folder!r})
-tokenizer = AutoTokenizer.from_pretrained({folder!r})
-ids = tokenizer("what is this ?", return_tensors="pt")["input_ids"]
-torch.save(tuned(input_ids=ids).logits.detach(), {out!r})
+
+def ask(auto, folder):
+    folder = os.path.abspath(folder)
+    tuned = auto.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("what is this ?", return_tensors="pt")["input_ids"]
+    torch.save(tuned(input_ids=ids).logits.detach(), folder + ".pt")
+
+from transformers import AutoModelForCausalLM as Auto
+ask(Auto, "merged model")
+assert "peft" not in sys.modules and "fedlib" not in sys.modules
+
+from peft import AutoPeftModelForCausalLM as Auto
+ask(Auto, "my adapter")
+assert "fedlib" not in sys.modules
 """
+EXPORTED = {False: "my adapter", True: "merged model"}
 
 
 @pytest.fixture(scope="module")
@@ -52,18 +62,25 @@ def run(made, monkeypatch):
     return made[2]
 
 
+@pytest.fixture(scope="module")
+def fresh(made, tmp_path_factory):
+    """A folder with the run's adapter, its merged model, and the logits of each in a new process."""
+    place = tmp_path_factory.mktemp("fresh")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDLIB_OUTPUTS", str(made[0]))
+        for merged, name in EXPORTED.items():
+            assert export.export_run(made[2].folder.name, place / name, merged) == place / name
+    done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, cwd=place)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return place
+
+
 @pytest.mark.parametrize("merged", [False, True], ids=["adapter", "merged"])
-def test_what_is_exported_loads_in_a_fresh_process(run, tmp_path, merged):
-    out, answers = tmp_path / "my model", tmp_path / "logits.pt"
-    assert export.export_run(run.folder.name, out, merged) == out
+def test_what_is_exported_loads_in_a_fresh_process(run, fresh, merged):
+    out = fresh / EXPORTED[merged]
     weights = "model.safetensors" if merged else "adapter_model.safetensors"
     assert (out / weights).is_file()
     assert not [file for file in out.rglob("*") if file.suffix in (".bin", ".pt", ".pkl")]
-    code = ASK.format(load=LOAD[merged], folder=str(out), out=str(answers))
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
 
     tuned, tokenizer = loaded.load_run(run.settings, run.folder)
     if merged:
@@ -75,7 +92,8 @@ def test_what_is_exported_loads_in_a_fresh_process(run, tmp_path, merged):
     ids = tokenizer("what is this ?", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         wanted = tuned(input_ids=ids).logits
-    torch.testing.assert_close(torch.load(answers), wanted, atol=1e-4, rtol=1e-4)
+    answered = torch.load(fresh / f"{EXPORTED[merged]}.pt")
+    torch.testing.assert_close(answered, wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_the_card_says_what_was_done_and_shows_no_response(run, tmp_path):
