@@ -91,10 +91,16 @@ def trained(place, files, **changes):
     return real_alignment.train_alignment(place, files, **TINY | changes)
 
 
-def test_training_twice_gives_the_same_bytes(tmp_path, folder, base):
-    seen = []
-    first = trained(tmp_path / "a", folder, base=base, report=lambda *line: seen.append(line))
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, folder, base):
+    """(folder, its manifest's entry, what was reported on the way) of one training."""
+    place, seen = tmp_path_factory.mktemp("made") / "a", []
+    return place, trained(place, folder, base=base, report=lambda *line: seen.append(line)), seen
+
+
+def test_training_twice_gives_the_same_bytes(tmp_path, folder, base, made):
     again = trained(tmp_path / "b", folder, base=base)
+    first, seen = dict(made[1]), made[2]
     del first["seconds"], again["seconds"]
     assert first == again
     other = trained(tmp_path / "c", folder, base=base, seed=1)
@@ -115,15 +121,15 @@ def test_training_twice_gives_the_same_bytes(tmp_path, folder, base):
     assert [(step, steps) for step, steps, _ in seen] == [(1, 6), (6, 6)]
 
 
-def test_what_is_kept_is_read_as_an_alignment(tmp_path, folder, base):
-    entry = trained(tmp_path / "made", folder, base=base)
-    file = tmp_path / "made" / "alignment.safetensors"
+def test_what_is_kept_is_read_as_an_alignment(base, made):
+    place, entry, _ = made
+    file = place / "alignment.safetensors"
     with safe_open(file, "pt") as stored:
         tensors = [stored.get_tensor(name) for name in stored.keys()]
         assert stored.metadata() == {"scale": "2.0"}
     assert {tensor.dtype for tensor in tensors} == {torch.bfloat16}
     assert entry["parameters"] == sum(tensor.numel() for tensor in tensors)
-    assert json.loads((tmp_path / "made" / "base.json").read_text()) == {"base": base}
+    assert json.loads((place / "base.json").read_text()) == {"base": base}
 
     # the upper layer only, each of its modules changed
     added = adapter.read_alignment(file)
