@@ -65,6 +65,14 @@ def room(module):
     return module.split(".")[1]
 
 
+CORE_MODULES = [name for name in MODULES if name != "fedlib" and room(name) in CORE]
+WITHOUT_TOOLS = [
+    name
+    for name in MODULES
+    if room(f"{name}.") not in NEEDS_NOTEBOOK_TOOLS and "figures" not in name
+]
+
+
 def imported(source, known=()):
     """The fedlib modules that a module imports anywhere, in its functions too."""
     found = set()
@@ -157,16 +165,28 @@ def test_imports_are_found():
     assert imported(source, known) == set(known)
 
 
-def test_the_core_is_handed_values():
+@pytest.fixture(scope="module")
+def in_a_new_process():
+    """What a new process without notebook tools said: it imports the core, then all that can.
+
+    [the fedlib modules that the core's import loads, what could be imported afterwards]"""
+    # None in sys.modules: importing it fails, and looking for it finds nothing
+    code = f"import sys, importlib\nfor name in {NOTEBOOK_TOOLS}: sys.modules[name] = None\n"
+    code += f"for name in {CORE_MODULES}: importlib.import_module(name)\n"
+    code += "print(sorted(name for name in sys.modules if name.startswith('fedlib.')))\n"
+    code += f"for name in {WITHOUT_TOOLS}: importlib.import_module(name)\n"
+    code += "print(sorted(name for name in sys.modules if name.startswith('fedlib.')))"
+    return [ast.literal_eval(line) for line in python(code).splitlines()]
+
+
+def test_the_core_is_handed_values(in_a_new_process):
     """The core is imported without lab, sources or papers, and opens no file."""
-    core = [module for module in MODULES if module != "fedlib" and room(module) in CORE]
-    assert len(core) > 12
-    code = f"import sys, importlib\nfor name in {core}: importlib.import_module(name)\n"
-    code += "print(sorted(n for n in sys.modules if n.startswith('fedlib.')))"
-    loaded = ast.literal_eval(python(code))
+    assert len(CORE_MODULES) > 12
+    loaded = in_a_new_process[0]
+    assert set(CORE_MODULES) <= set(loaded)
     assert not {room(name) for name in loaded} & {"lab", "sources", "papers", "commands"}
     for file in SOURCES:
-        if module_name(file) in core:
+        if module_name(file) in CORE_MODULES:
             text = file.read_text(encoding="utf-8")
             assert not re.search(r"\bopen\(|\bPath\(|\.write_text|\.read_text|presets", text), file
 
@@ -178,17 +198,9 @@ def test_records_are_read_without_torch():
     assert python(code).strip() == "set()"
 
 
-def test_the_core_needs_no_notebook_tools():
-    core = [
-        module
-        for module in MODULES
-        if room(f"{module}.") not in NEEDS_NOTEBOOK_TOOLS and "figures" not in module
-    ]
-    assert len(core) > 40
-    # None in sys.modules: importing it fails, and looking for it finds nothing
-    code = f"import sys, importlib\nfor name in {NOTEBOOK_TOOLS}: sys.modules[name] = None\n"
-    code += f"for name in {core}: importlib.import_module(name)\nprint('imported')"
-    assert python(code).strip() == "imported"
+def test_the_core_needs_no_notebook_tools(in_a_new_process):
+    assert len(WITHOUT_TOOLS) > 40
+    assert set(WITHOUT_TOOLS) - {"fedlib"} <= set(in_a_new_process[1])
 
 
 # --- names
