@@ -136,7 +136,7 @@ def cut(place, address):
             "rows": 8,
             "generated": 10,
         },
-        "federation": {"rounds": 1, "compare": ["krum"]},
+        "federation": {"rounds": 1, "compare": ["krum"], "also_full": False},
         "training": {"steps": 1, "batch_size": 2},
         "defense": {"rows": 8, "rounds": 1},
         "evaluation": {
@@ -188,17 +188,17 @@ def test_the_whole_of_notebook_10_at_preset_paper(place, tmp_path):
     shown = json.dumps([cell.get("outputs") for cell in notebook["cells"]])
     assert "redacted" in shown and '"output_type": "error"' not in shown
 
-    # Two aggregators, two attacks; undefended, one baseline, three levels.
+    # Two datasets: no attack, the attack, one baseline, three levels.
     folders = sorted(made.parent for made in (outputs / "runs").glob("*/adapter"))
-    assert len(folders) == 2 * 2 * (2 + 1 + 3)
+    assert len(folders) == 2 * (2 + 1 + 3)
     assert all(store.intact(folder) for folder in folders)
     scores = [json.loads(f.read_text()) for f in (outputs / "runs").glob("*/eval-*/scores.json")]
-    assert len(scores) == 24
+    assert len(scores) == 12
     for found in scores:
         assert found["mt1"] == 7.0 and 0 <= found["md_judge"] <= 100
         assert found["harmful_prompts"] == 8 and found["benign_prompts"] == 4
     # Each answer is graded once, and two questions failed.
-    assert 4 < len(requests) <= 24 * 4 + 2
+    assert 4 < len(requests) <= 12 * 4 + 2
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDLIB_OUTPUTS", str(outputs))
