@@ -20,8 +20,14 @@ Exchange = tuple[int, int, bool, bool]  # i, j, is the smaller used later on, is
 def blockwise(updates: Tensor, rule: Callable[[Tensor], Tensor]) -> Tensor:
     """rule applied to blocks of coordinates [K, B] -> [B], so that what it needs stays small."""
     clients, size = updates.shape
-    step = max(1, block_of(updates.device) // clients)
-    return torch.cat([rule(updates[:, start : start + step]) for start in range(0, size, step)])
+    parts = slices(size, block_of(updates.device) // clients)
+    return torch.cat([rule(updates[:, part]) for part in parts])
+
+
+def slices(size: int, step: int) -> list[slice]:
+    """Slices of at most `step` places, but at least one, that cover them all."""
+    step = max(1, step)
+    return [slice(start, start + step) for start in range(0, size, step)]
 
 
 def block_of(device: torch.device) -> int:

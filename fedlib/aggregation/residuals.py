@@ -1,7 +1,7 @@
 """Residual-based reweighting (Fu et al. 2019): in numpy, or in torch where updates lie on a GPU.
 
 On a CPU numpy sorts short rows 20 times faster than torch, and threads can share the coordinates.
-There the rule needs half a copy of the updates and two rows."""
+There the rule needs half a copy of the updates and three rows."""
 
 import functools
 import math
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedlib.aggregation import ranks
 from fedlib.aggregation.distances import mean_of
+from fedlib.aggregation.slopes import repeated_median_slope
 
 THRESHOLDS = {"paper": 0.1, "published": 0.05}  # of confidence; paper: as in the authors' code
 FEWEST = 4  # clients: no line can be told from three values
@@ -46,30 +47,37 @@ def residual(
     # what the first pass leaves for the second: together half a copy of the updates
     values = updates.numpy()
     order = np.empty(values.shape, np.min_scalar_type(n))
-    kept = np.empty(values.shape, bool)
-    slopes, update = np.empty((2, size), values.dtype)
+    moved = np.empty(values.shape, bool)
+    slopes, middles, update = np.empty((3, size), values.dtype)
     centred, reach = _places(n, strength, values.dtype)
+    summed = max(1, ranks.BLOCK // 2 // n // n)  # coordinates whose confidences are added first
 
-    def judge(part: slice) -> np.ndarray:
-        found = _judge(values[:, part], centred, reach, least)
-        order[:, part], slopes[part], kept[:, part], sums = found
-        return sums
+    def judge(part: slice) -> list[np.ndarray]:
+        client, slopes[part], middles[part], confidence = _judge(values[:, part], centred, reach)
+        order[:, part], moved[:, part] = client, ~(confidence >= least)
+        confidence *= confidence.std(axis=0, ddof=1)
+        return [
+            np.bincount(client[:, few].ravel(), confidence[:, few].ravel())
+            for few in ranks.slices(client.shape[1], summed)
+        ]
 
     def mend(part: slice) -> None:
-        client = order[:, part].astype(int)
-        lines = slopes[part] * centred
-        fixed = _mend(values[:, part], client, lines, kept[:, part])
+        fixed = values[:, part].copy()
+        rank, at = np.nonzero(moved[:, part])
+        line = slopes[part][at] * centred[rank, 0] + middles[part][at]
+        fixed[order[:, part][rank, at], at] = line
         update[part] = (weights @ torch.from_numpy(fixed)).numpy()
 
     with _pool() as pool:
-        # first each client's confidence over all coordinates: its weight (n * n slopes each)
-        judged = pool.map(judge, _parts(size, ranks.BLOCK // 2 // n // n))
-        total = torch.from_numpy(sum(judged))
+        # first each client's confidence over all coordinates: its weight
+        together = summed if n < ranks.NETWORK else summed * (n // 4)
+        judged = pool.map(judge, ranks.slices(size, together))
+        total = torch.from_numpy(sum(sums for part in judged for sums in part))
         weights = (total / total.max()).square() if total.max() > 0 else torch.ones_like(total)
         weights = (weights / weights.sum()).to(torch.from_numpy(update))
 
         # then the weighted mean of the values, those without confidence put on the line
-        list(pool.map(mend, _parts(size, ranks.BLOCK // 8 // n)))
+        list(pool.map(mend, ranks.slices(size, ranks.BLOCK // 8 // n)))
     return torch.from_numpy(update).to(updates), weights.to(updates)
 
 
@@ -82,7 +90,7 @@ def residual_in_torch(updates: Tensor, least: float, strength: float) -> tuple[T
     centred, reach = (
         torch.from_numpy(part).to(updates) for part in _places(n, strength, np.dtype(np.float64))
     )
-    parts = _parts(size, _at_once(updates) // n // n)
+    parts = ranks.slices(size, _at_once(updates) // n // n)
 
     # what the first pass leaves for the second: the lines, and the rank of a value that is put on
     # its line, n in the place of one that is kept
@@ -101,7 +109,7 @@ def residual_in_torch(updates: Tensor, least: float, strength: float) -> tuple[T
 
     # then the weighted mean of the values, those without confidence put on the line
     update = updates.new_empty(size)
-    for part in _parts(size, _at_once(updates) // 8 // n):
+    for part in ranks.slices(size, _at_once(updates) // 8 // n):
         rank = moved[:, part]
         line = slopes[part] * (rank - (n - 1) / 2) + middles[part]
         update[part] = weights @ torch.where(rank == n, updates[:, part], line)
@@ -169,14 +177,8 @@ def _slope_in_torch(ordered: Tensor) -> Tensor:
 
 def _pool() -> ThreadPoolExecutor:
     """As many threads as torch has; outliers may overflow in them, which is no reason to warn."""
-    quiet = functools.partial(np.seterr, over="ignore")
+    quiet = functools.partial(np.seterr, over="ignore", invalid="ignore")
     return ThreadPoolExecutor(torch.get_num_threads(), initializer=quiet)
-
-
-def _parts(size: int, step: int) -> list[slice]:
-    """Slices of at most `step` coordinates that cover them all."""
-    step = max(1, step)
-    return [slice(start, start + step) for start in range(0, size, step)]
 
 
 def _places(n: int, strength: float, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
@@ -188,57 +190,18 @@ def _places(n: int, strength: float, dtype: np.dtype) -> tuple[np.ndarray, np.nd
 
 
 def _judge(
-    values: np.ndarray, centred: np.ndarray, reach: np.ndarray, threshold: float
+    values: np.ndarray, centred: np.ndarray, reach: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Of a block of coordinates [n, B]: (whose value has each rank [n, B], the line's slopes [B],
-    which ranks keep their value [n, B], each client's confidence summed [n] in float64)."""
+    the middle values [B], the confidence in the value of each rank [n, B])."""
     n = len(values)
     client = values.argsort(axis=0, kind="stable")
     ordered = np.take_along_axis(values, client, axis=0)
 
     # distances from the line, and their scale without the smallest of them
-    slope = repeated_median_slope(ordered)
-    distance = np.abs(ordered - (slope * centred + ranks.middle(ordered)))
+    slope, middle = repeated_median_slope(ordered), ranks.middle(ordered)
+    distance = np.abs(ordered - (slope * centred + middle))
     typical = ranks.middle(np.sort(distance, axis=0)[1:])
     scale = TO_DEVIATION * (1 + 5 / (n - 1)) * typical + NO_DISTANCE
-
     confidence = np.minimum(reach * (scale / np.maximum(distance, 1e-30)), 1)
-    kept = confidence >= threshold
-    confidence *= confidence.std(axis=0, ddof=1)
-    return client, slope, kept, np.bincount(client.ravel(), confidence.ravel())
-
-
-def _mend(
-    values: np.ndarray, client: np.ndarray, lines: np.ndarray, kept: np.ndarray
-) -> np.ndarray:
-    """A block's values [n, B], by client, those that are not kept put on the line."""
-    ordered = np.take_along_axis(values, client, axis=0)
-    on_line = lines + ranks.middle(ordered)
-    fixed = np.empty_like(ordered)
-    np.put_along_axis(fixed, client, np.where(kept, ordered, on_line), axis=0)
-    return fixed
-
-
-def repeated_median_slope(ordered: np.ndarray) -> np.ndarray:
-    """Siegel's repeated median [B] of values [n, B] in order.
-
-    The median over i of the median over j of the slopes between the values of rank i and j."""
-    n = len(ordered)
-    rank = np.arange(n, dtype=ordered.dtype)
-    gaps = rank - rank[:, None] + np.eye(n, dtype=ordered.dtype)
-
-    # a value's slope to itself is infinite, so that it comes last
-    if n < ranks.NETWORK:
-        slopes = (ordered - ordered[:, None]) / gaps[:, :, None]
-        slopes[range(n), range(n)] = np.inf
-        low, high = (n - 2) // 2, (n - 1) // 2
-        inner = ranks.midpoint(ranks.order_statistics(slopes, [low, high]), low, high)
-        return ranks.middle(np.sort(inner, axis=0))
-
-    rows = ordered.T.copy()
-    slopes = rows[:, None] - rows[:, :, None]  # [B, n, n]
-    slopes /= gaps
-    slopes[:, range(n), range(n)] = np.inf
-    slopes.sort()
-    inner = ranks.middle(np.moveaxis(slopes, 2, 0)[:-1]).T
-    return ranks.middle(np.sort(inner, axis=0))
+    return client, slope, middle, confidence
