@@ -195,8 +195,11 @@ def _judge(
     """Of a block of coordinates [n, B]: (whose value has each rank [n, B], the line's slopes [B],
     the middle values [B], the confidence in the value of each rank [n, B])."""
     n = len(values)
-    client = values.argsort(axis=0, kind="stable")
+    client = values.argsort(axis=0)
     ordered = np.take_along_axis(values, client, axis=0)
+    tied = np.flatnonzero((ordered[1:] == ordered[:-1]).any(axis=0))
+    client[:, tied] = values[:, tied].argsort(axis=0, kind="stable")  # ties by clients' order
+    ordered[:, tied] = np.take_along_axis(values[:, tied], client[:, tied], axis=0)
 
     # distances from the line, and their scale without the smallest of them
     slope, middle = repeated_median_slope(ordered), ranks.middle(ordered)

@@ -10,11 +10,10 @@ import numpy as np
 
 from fedlib.aggregation import ranks
 
-TRIALS = 5  # slopes that are tried in a coordinate, at most
-ENOUGH = 0.1  # of the values: so few left in between are quicker computed than narrowed down
+TRIALS = 3  # slopes that are tried in a coordinate: more take longer than they save
 BEYOND = 0.04  # of the values: so far beyond the middle aims a trial that is to be on its far side
-EVERY = 4  # the rank whose values give the first trial
-SORTED = 1 << 18  # slopes that are sorted together
+EVERY = 6  # values: one of so many gives the first trial
+SORTED = 1 << 16  # slopes that are sorted together
 
 
 def repeated_median_slope(ordered: np.ndarray) -> np.ndarray:
@@ -30,8 +29,7 @@ def repeated_median_slope(ordered: np.ndarray) -> np.ndarray:
     # the trials were counted except for rounding: what they do not bound for sure is computed whole
     unsure = np.flatnonzero(~((low < middles[0]) & (middles[-1] < high)))
     if len(unsure):
-        none = np.zeros((n, len(unsure)), bool)
-        middles[:, unsure] = _middles(ordered[:, unsure], none, none)
+        middles[:, unsure] = _middle_rows(np.sort(_all_inner_medians(ordered[:, unsure]), axis=0))
     return ranks.middle(middles)
 
 
@@ -53,7 +51,28 @@ def _middles(ordered: np.ndarray, below: np.ndarray, above: np.ndarray) -> np.nd
     """The one or two inner medians in the middle [1 or 2, B]; some are known to lie below, above."""
     inner = _inner_medians(ordered, ~(below | above))
     inner[below], inner[above] = -np.inf, np.inf
-    return np.sort(inner, axis=0)[(len(inner) - 1) // 2 : len(inner) // 2 + 1]
+    return _middle_rows(np.sort(inner, axis=0))
+
+
+def _middle_rows(ordered: np.ndarray) -> np.ndarray:
+    """The one or two rows in the middle."""
+    return ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1]
+
+
+def _all_inner_medians(ordered: np.ndarray) -> np.ndarray:
+    """Every inner median [n, B] of values [n, B] in order."""
+    n = len(ordered)
+    inner = np.empty_like(ordered)
+    rank = np.arange(n, dtype=ordered.dtype)
+    gaps = rank - rank[:, None] + np.eye(n, dtype=ordered.dtype)
+    for part in ranks.slices(ordered.shape[1], SORTED // n // n):
+        rows = ordered[:, part].T.copy()  # what is sorted lies side by side
+        slopes = rows[:, None] - rows[:, :, None]  # [B, n, n]
+        slopes /= gaps
+        slopes[:, range(n), range(n)] = np.inf  # a value's slope to itself comes last
+        slopes.sort()
+        inner[:, part] = ranks.middle(np.moveaxis(slopes, 2, 0)[:-1]).T
+    return inner
 
 
 def _inner_medians(ordered: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -88,42 +107,39 @@ def _settled(ordered: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     fewer, more = np.full((2, size), [[0], [n]])  # inner medians under low, and under high
     largest = np.abs(ordered).max(axis=0)
     slope, width = _first_trial(ordered)
-    todo = np.arange(size)
 
     for _trial in range(TRIALS):
         # is each inner median at most the trial slope, or more; neither if it is a mean around it
-        count = _count(ordered[:, todo], slope)
+        count = _count(ordered, slope)
         under, over = count > (n - 1) // 2, count <= (n - 2) // 2
         at_least, at_most = under.sum(axis=0), n - over.sum(axis=0)
         lower, higher = at_least <= (n - 1) // 2, at_most > n // 2
-        below[:, todo] |= under & lower
-        above[:, todo] |= over & higher
+        below |= under & lower
+        above |= over & higher
 
         # the trial is an end of where the repeated median lies, except for rounding
-        rounding = 2 * np.finfo(ordered.dtype).eps * (largest[todo] + n * np.abs(slope))
-        low[todo] = np.maximum(low[todo], np.where(lower, slope + rounding, -np.inf))
-        high[todo] = np.minimum(high[todo], np.where(higher, slope - rounding, np.inf))
-        fewer[todo] = np.maximum(fewer[todo], np.where(lower, at_least, 0))
-        more[todo] = np.minimum(more[todo], np.where(higher, at_most, n))
+        rounding = 2 * np.finfo(ordered.dtype).eps * (largest + n * np.abs(slope))
+        low = np.maximum(low, np.where(lower, slope + rounding, -np.inf))
+        high = np.minimum(high, np.where(higher, slope - rounding, np.inf))
+        fewer = np.maximum(fewer, np.where(lower, at_least, 0))
+        more = np.minimum(more, np.where(higher, at_most, n))
 
         # the next trial: between both ends, or beyond the middle if there is only one
-        left = more[todo] - fewer[todo] > ENOUGH * n
-        todo, slope, width, at = todo[left], slope[left], width[left], at_least[left]
-        no_low, no_high = low[todo] == -np.inf, high[todo] == np.inf
-        between = (high[todo] - low[todo]) / (more[todo] - fewer[todo])
+        no_low, no_high = low == -np.inf, high == np.inf
+        between = (high - low) / np.maximum(more - fewer, 1)
         width = np.where(no_low | no_high, width, between)
         aim = (n - 1) / 2 + BEYOND * n * np.where(no_high, 1, np.where(no_low, -1, 0))
-        slope = (slope + (aim - at) * width).astype(ordered.dtype)
+        slope = (slope + (aim - at_least) * width).astype(ordered.dtype)
     return below, above, low, high
 
 
 def _first_trial(ordered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(a slope near the repeated median [B], how far apart inner medians are near it [B]).
 
-    From every fourth value alone."""
+    From a few of the values alone."""
     n = len(ordered)
     few = ordered[EVERY // 2 :: EVERY]
-    inner = np.sort(_inner_medians(few, np.ones(few.shape, bool)), axis=0) / EVERY
+    inner = np.sort(_all_inner_medians(few), axis=0) / EVERY
     quarter = len(few) // 4
     return ranks.middle(inner), (inner[-1 - quarter] - inner[quarter]) / (n / 2)
 
