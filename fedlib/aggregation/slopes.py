@@ -48,7 +48,7 @@ def _by_network(ordered: np.ndarray) -> np.ndarray:
 
 
 def _middles(ordered: np.ndarray, below: np.ndarray, above: np.ndarray) -> np.ndarray:
-    """The one or two inner medians in the middle [1 or 2, B]; some are known to lie below, above."""
+    """The one or two inner medians in the middle [1 or 2, B], of which some lie below or above."""
     inner = _inner_medians(ordered, ~(below | above))
     inner[below], inner[above] = -np.inf, np.inf
     return _middle_rows(np.sort(inner, axis=0))
