@@ -2,8 +2,9 @@
 
 `rules` has one pure function a rule, a table of their names, and `aggregate`, which checks its
 input by `inputs`. `faults` says which clients' updates a round can use. `residuals` is the one rule
-with a file to itself, and `slopes` its repeated median. Rules that compare clients share `distances`, rules that sort each coordinate
-share `ranks`. Nothing here knows models or settings: an update is a row of a matrix [K, D].
+with a file to itself, and `slopes` its repeated median. Rules that compare clients share
+`distances`, rules that sort each coordinate share `ranks`. Nothing here knows models or settings:
+an update is a row of a matrix [K, D].
 """
 
 from fedlib.aggregation.distances import squared_distances
