@@ -64,7 +64,7 @@ def run(made, monkeypatch):
 
 @pytest.fixture(scope="module")
 def fresh(made, tmp_path_factory):
-    """A folder with the run's adapter, its merged model, and the logits of each in a new process."""
+    """A folder with the run's adapter, its merged model, and the logits that a new process gets."""
     place = tmp_path_factory.mktemp("fresh")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDLIB_OUTPUTS", str(made[0]))
