@@ -16,6 +16,7 @@ from fedlib.sources.local import DENIAL
 from fedlib.swat import probes
 
 _TRIED: set[str] = set()  # the judges that were tried in this process, as digests
+_SPACES: dict[tuple[str, str, int], probes.Space] = {}  # the last one that was fitted
 ROWS_AT_A_TIME = 8  # whose logits are held at once: a large vocabulary takes room
 
 
@@ -158,11 +159,18 @@ def _drift(settings: Settings, tuned: Any, tokenizer: Any) -> tuple[dict, dict]:
 
 
 def security_space(settings: Settings, base: Any, tokenizer: Any) -> probes.Space:
-    """The security feature space of a base, by the pairs of the run's source."""
+    """The security feature space of a base, by the pairs of the run's source.
+
+    Kept for the next run of this process, which often has the same base."""
     source = sources.of(settings)
     pairs = {split: source.pairs(split) for split in ("fit", "validation", "evaluation")}
     size = settings.evaluation.batch_size
-    return probes.Space(base, tokenizer, pairs, settings.model.template, size)
+    # the folder's name covers the base's content, its precision and its template
+    fitted_on = (keys.robustness_folder(settings).name, identity.digest(pairs), size)
+    if fitted_on not in _SPACES:
+        _SPACES.clear()
+        _SPACES[fitted_on] = probes.Space(base, tokenizer, pairs, settings.model.template, size)
+    return _SPACES[fitted_on]
 
 
 def check_judges(settings: Settings) -> None:

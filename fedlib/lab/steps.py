@@ -395,6 +395,6 @@ def find_robust_modules(settings: Settings, folder: Path) -> None:
     for (kind, layer), harm in found.items():
         size = modules.adapter_cost(base, [(kind, layer)], options.window)
         cells.append({"type": kind, "layer": layer, "size": size} | harm)
-    untouched = [list(values) for values in space.score(base, "validation")]
+    untouched = [list(values) for values in space.untouched(base, "validation")]
     report = {"cells": cells, "robust": chosen, "trace": trace, "probes": untouched}
     store.write_json(folder / "robustness.json", report)

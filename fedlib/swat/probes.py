@@ -14,6 +14,7 @@ from fedlib.swat.modules import Cell
 from fedlib.training import collate
 
 Pairs = Sequence[tuple[str, str]]  # (malicious, benign) instructions alike in wording
+Scores = tuple[np.ndarray, np.ndarray]  # log loss [L], accuracy [L] in percent
 
 
 @torch.no_grad()
@@ -63,6 +64,7 @@ class Space:
         for layer in states:
             probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
             self.probes.append(probe.fit(layer, labels))
+        self._untouched: dict[str, Scores] = {}
 
     def _states(self, model: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
         """(hidden states [L, 2P, H], labels [2P]: 1 malicious, 0 benign) of a split's P pairs."""
@@ -70,7 +72,13 @@ class Space:
         states = hidden_states(model, self.tokenizer, texts, self.template, self.batch_size)
         return states, np.array([1, 0] * len(self.pairs[split]))
 
-    def score(self, model: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+    def untouched(self, model: Any, split: str) -> Scores:
+        """`score` of the model that the probes were fitted on; computed once for each split."""
+        if split not in self._untouched:
+            self._untouched[split] = self.score(model, split)
+        return self._untouched[split]
+
+    def score(self, model: Any, split: str) -> Scores:
         """(log loss [L], accuracy [L] in percent) of the fixed probes on a model's states."""
         from sklearn.metrics import log_loss
 
@@ -89,7 +97,7 @@ def robustness(model: Any, space: Space, options: Swat) -> dict[Cell, dict[str, 
     loss: how much the fixed probes' mean loss rises; accuracy: how many points their accuracy
     falls. On validation pairs; the noise has options.noise times a weight's norm, and the scores
     are means over options.draws."""
-    loss, accuracy = space.score(model, "validation")
+    loss, accuracy = space.untouched(model, "validation")
     found = {}
     for cell, names in modules.cells(model, options.window).items():
         scores = [_perturbed(model, space, names, options.noise, d) for d in range(options.draws)]
@@ -113,7 +121,7 @@ def transplanted(model: Any, space: Space, deltas: Mapping, window: int) -> list
     """As `robustness`, each cell given its own update of a tuned model instead of noise.
 
     Returns [{type, layer, loss, accuracy}]."""
-    loss, accuracy = space.score(model, "validation")
+    loss, accuracy = space.untouched(model, "validation")
     found = []
     for (kind, layer), names in modules.cells(model, window).items():
         with modules.shifted(model, {name: deltas[name] for name in names if name in deltas}):
@@ -134,7 +142,7 @@ def robust_subset(
     LoRA gives the modules is used up. A cell that breaks the threshold is left out, and the next
     one is tried. trace: [{cell, rise, kept}] of each that was tried."""
     parts, window = modules.cells(model, options.window), options.window
-    untouched = space.score(model, "validation")[0].mean()
+    untouched = space.untouched(model, "validation")[0].mean()
     budget = options.share * modules.adapter_cost(model, parts, window)
 
     chosen: list[Cell] = []
@@ -167,7 +175,7 @@ def drift(
     [loss, accuracy] a layer, and {cells}: `transplanted` where a window is given)."""
     base = tuned.get_base_model()
     with tuned.disable_adapter():
-        before = space.score(base, split)
+        before = space.untouched(base, split)
         own: list[dict] = []
         if window is not None:
             own = transplanted(base, space, modules.lora_updates(tuned), window)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from fedlib import sources
 from fedlib.lab import judging
 from fedlib.lab.loaded import load_base
 from fedlib.lab.pretraining import word_tokenizer
@@ -60,7 +61,9 @@ def test_a_model_of_another_family_is_analysed_from_end_to_end(qwen):
     changes = {"draws": 1, "noise": 0.5, "threshold": 10.0}
     options = SETTINGS.replace(swat=changes).swat
     model, tokenizer = qwen
-    own = judging.security_space(SETTINGS, model, tokenizer)
+    source = sources.of(SETTINGS)
+    pairs = {split: source.pairs(split) for split in ("fit", "validation")}
+    own = probes.Space(model, tokenizer, pairs, "chat", 64)
     # probes learn something of the pairs that they are fitted on
     assert own.score(model, "fit")[1].min() > 60
 
@@ -92,6 +95,25 @@ def test_a_threshold_leaves_harmful_cells_out(chat, space):
     chosen, trace = probes.robust_subset(chat[0], space, strict, found)
     assert chosen == [("k_proj", 3)]
     assert [tried["kept"] for tried in trace] == [False, True]
+
+
+def test_a_space_is_fitted_once_for_runs_of_one_base(chat, space, monkeypatch):
+    fitted = []
+    plain = probes.Space.__init__
+    monkeypatch.setattr(
+        probes.Space, "__init__", lambda self, *given: (fitted.append(1), plain(self, *given))[1]
+    )
+    again = judging.security_space(SETTINGS, *chat)
+    assert judging.security_space(SETTINGS.replace(seed=5), *chat) is again
+    other = SETTINGS.replace(evaluation={"batch_size": 3})
+    assert judging.security_space(other, *chat) is not again
+    assert len(fitted) <= 2
+
+    # what the base scores is known, and the same
+    for wanted, kept in zip(
+        space.score(chat[0], "validation"), again.untouched(chat[0], "validation"), strict=True
+    ):
+        assert np.array_equal(wanted, kept)
 
 
 def own_space(tuned, tokenizer):
