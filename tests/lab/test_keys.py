@@ -73,6 +73,7 @@ VALUES = {  # fields with few values, or whose value must name something that is
     "model.base": "world:chat",
     "model.device": "auto",
     "model.dtype": "bfloat16",
+    "model.lora_layers": 4,
     "data.benign": ["wild-like"],
     "data.partition": "iid",
     "data.attack": "conflicting",
@@ -118,9 +119,9 @@ def test_a_field_without_a_mark_counts(quiet, name):
     assert keys.key(other(quiet, name)) != keys.key(quiet)
 
 
-# A field whose condition is its own value: another value is the condition.
-ON_ITSELF = "training.together"
-QUIET = [name for name in [*NEVER, *SOMETIMES, *EVALUATION] if name != ON_ITSELF]
+# Fields whose condition is their own value, and the value at which they do not count.
+ON_THEMSELVES = {"training.together": 1, "model.lora_layers": None}
+QUIET = [name for name in [*NEVER, *SOMETIMES, *EVALUATION] if name not in ON_THEMSELVES]
 
 
 @pytest.mark.parametrize("name", QUIET)
@@ -140,10 +141,12 @@ def loud():
     )
 
 
-def test_a_field_whose_condition_is_its_own_value_counts_from_that_value_on(quiet):
-    two, three = changed(quiet, ON_ITSELF, 2), changed(quiet, ON_ITSELF, 3)
-    assert at(quiet, ON_ITSELF) == 1
-    assert ON_ITSELF.partition(".")[2] not in keys.counted_fields(quiet)["training"]
+@pytest.mark.parametrize("name", ON_THEMSELVES)
+def test_a_field_whose_condition_is_its_own_value_counts_from_that_value_on(quiet, name):
+    two, three = changed(quiet, name, 2), changed(quiet, name, 3)
+    assert at(quiet, name) == ON_THEMSELVES[name]
+    group, _, field = name.partition(".")
+    assert field not in keys.counted_fields(quiet)[group]
     assert len({keys.key(settings) for settings in (quiet, two, three)}) == 3
 
 

@@ -224,7 +224,7 @@ ACROSS = {  # the check: what it refuses, and the line
     "_warmup_has_all_linear_modules": (
         dict(swat={"warmup": 1}),
         "swat.warmup: its modules are chosen among all linear ones: set model.lora_targets: "
-        "all-linear",
+        "all-linear and model.lora_layers: null",
     ),
     "_probe_has_pairs": (
         dict(data=LOCAL, evaluation={"judges": ["rule", "probe"]}),
