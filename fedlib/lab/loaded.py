@@ -91,7 +91,9 @@ def load_base(settings: Settings) -> tuple[Any, Any]:
 def load_run(settings: Settings, folder: Path, trainable: bool = False) -> tuple[Any, Any]:
     """(tuned model, tokenizer) of a finished run's folder."""
     base, tokenizer = load_base(settings)
-    return loading.attach_adapter(base, folder / "adapter", trainable), tokenizer
+    tuned = loading.attach_adapter(base, folder / "adapter", trainable)
+    frozen.forget_if_adapted(base)
+    return tuned, tokenizer
 
 
 def save_adapter(tuned: Any, settings: Settings, folder: Path) -> None:

@@ -17,7 +17,7 @@ from transformers import (
     GenerationConfig,
 )
 
-from fedlib.models import adapter, chat, checkpoints, hub
+from fedlib.models import adapter, chat, checkpoints, frozen, hub
 from fedlib.settings import errors, machine
 from fedlib.settings.errors import DataError
 from fedlib.settings.schema import Settings
@@ -214,7 +214,8 @@ def _classifier(source, commit, device, dtype, _revision):
 
 
 def release() -> None:
-    """Forget the judges that are kept for the next call, and free the GPU's memory."""
+    """Forget the judges and rows that are kept for the next call, and free the GPU's memory."""
+    frozen.KEPT.forget()
     for kept in (_judge, _classifier):
         kept.cache_clear()
     gc.collect()

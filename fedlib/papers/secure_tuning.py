@@ -169,7 +169,7 @@ def federated_grid(settings: Settings) -> list[Settings]:
     No attack, the attack, one existing defence, and SWAT in every benign client (a third of the
     rounds). First model and dataset."""
     full = settings.full_participation()
-    chat = {
+    chat: Changes = {
         "model": {
             "base": tuned_models(settings)[0],
             "lora_targets": "all-linear",
@@ -179,6 +179,9 @@ def federated_grid(settings: Settings) -> list[Settings]:
         "data": {"benign": settings.data.benign[:1]},
         "swat": {"warmup": 0},
     }
+    if settings.model.lora_layers:
+        # the preset's rate is one for upper layers only
+        chat["training"] = {"learning_rate": settings.swat.learning_rate}
     warm_rounds = max(1, full["federation"]["rounds"] // 3)
     methods = [
         {"federation": {"malicious": 0}},

@@ -98,7 +98,48 @@ def test_rows_of_another_base_are_forgotten():
     frozen.keep_lower_layers(built("llama"), 2, "first")
     assert len(frozen.KEPT.hidden) == 3
     frozen.keep_lower_layers(other, 2, "other")
-    assert not frozen.KEPT.hidden
+    training.likelihood(other, ROWS[:1])
+    assert len(frozen.KEPT.hidden) == 1
+
+
+def test_two_models_in_turn_read_their_own_rows():
+    first, other = built("llama"), built("qwen2")
+    wanted = [training.likelihood(model, ROWS) for model in (first, other)]
+    frozen.keep_lower_layers(first, 2, "first of two")
+    frozen.keep_lower_layers(other, 1, "second of two")
+    for _ in range(2):
+        found = [training.likelihood(model, ROWS) for model in (first, other)]
+        assert found == [pytest.approx(one, rel=1e-5) for one in wanted]
+
+
+def test_experts_drawn_at_random_are_run_whole():
+    config = transformers.MixtralConfig(
+        **SIZES, num_local_experts=2, num_experts_per_tok=1, router_jitter_noise=0.3
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    frozen.keep_lower_layers(model, 2, "jitter")
+    assert not hasattr(model, "frozen_layers") and not model.training
+
+
+def test_bfloat16_is_kept_too():
+    model = built("llama").bfloat16()
+    frozen.keep_lower_layers(model, 2, "bfloat16")
+    assert hasattr(model, "frozen_layers")
+
+
+def test_an_adapter_in_a_lower_layer_ends_the_keeping(smoke, tmp_path):
+    everywhere = smoke.replace(model={"lora_layers": None})
+    base, _ = load_base(everywhere)
+    save_adapter(adapter.attach_lora(base, everywhere.model, 0), everywhere, tmp_path)
+    tuned, _ = load_run(smoke.replace(model={"lora_layers": 1}), tmp_path)
+    assert not hasattr(tuned.get_base_model(), "frozen_layers")
+
+
+def test_rows_without_a_label_are_no_error():
+    model = built("llama")
+    frozen.keep_lower_layers(model, 2, "no label")
+    loss, count = training.response_loss(model, *training.collate([([1, 2, 3], 3)]))
+    assert (loss.item(), int(count)) == (0.0, 0)
 
 
 def test_no_more_is_kept_than_has_room(monkeypatch):
@@ -125,7 +166,7 @@ def raise_type_error(*_given, **_named):
     ("where", "name", "instead"),
     [
         (frozen, "_unchanged", raise_type_error),
-        (frozen.FrozenLayers, "_computed", lambda _self, ids: torch.zeros(*ids.shape, 16)),
+        (frozen.FrozenLayers, "_computed", lambda _self, row: torch.zeros(len(row), 16)),
     ],
 )
 def test_layers_that_cannot_be_skipped_are_run(monkeypatch, where, name, instead):
