@@ -44,15 +44,16 @@ class Forecast:
         found = plan_sizes.known_models(settings)
         if found["model.base"].parameters is None:
             raise SettingsError(f"{settings.model.base}: its size is not known before it is here")
-        rate, row = plan_time.measured_speed(settings)
-        if rate is None and settings.data.source == "world":
-            rate, row = WORLD_SPEED
+        speeds = plan_time.speeds(settings)
         at_once = plan_time.runs_at_once(settings)
         for name in self.names:
             if name not in grids.GRIDS:
                 continue
             for run in grids.notebook_runs(settings, name):
                 key = run.model_dump_json()
+                rate, row = speeds(run.model.lora_layers)
+                if rate is None and settings.data.source == "world":
+                    rate, row = WORLD_SPEED
                 tokens = row or settings.model.max_length
                 seconds = plan_time.run_seconds(run, found, rate, tokens)
                 self._asked[name].append(key)

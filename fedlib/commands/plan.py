@@ -54,7 +54,7 @@ def print_plan(preset: str, only: str = "") -> tuple[int, float, int]:
 
     # count
     rate, row = plan_time.measured_speed(settings)
-    counted = _count(settings, chosen, found, rate, row)
+    counted = _count(settings, chosen, found)
     runs = len(counted.seconds)
     memory = plan_sizes.training_memory(settings, base.parameters, base.shape)
     adapters = runs * plan_sizes.adapter_size(settings.model, base.shape)
@@ -82,13 +82,11 @@ def _count(
     settings: Settings,
     chosen: Sequence[str],
     found: Mapping[str, KnownModel],
-    rate: float | None,
-    row: float | None,
 ) -> Counted:
     """Count the runs of notebooks; a run that several of them ask for counts once in all.
 
-    rate, row: tokens/s and tokens a row, where they were measured. Else a row is as long as those
-    that are here, or as it may be at most."""
+    Where no speed was measured, a row is as long as those that are here, or as it may be."""
+    speeds = plan_time.speeds(settings)
     columns = ("notebook", "runs", "not yet made", "million tokens", "hours")
     counted = Counted(Table(*columns, box=None))
     models_here = all(one.here for one in found.values())
@@ -109,6 +107,7 @@ def _count(
         # its runs' tokens and seconds
         used, trained = {}, 0.0
         for run in wanted:
+            rate, row = speeds(run.model.lora_layers)
             length = row or (plan_time.guessed_row(run) if data_here else run.model.max_length)
             tokens, _ = plan_time.run_tokens(run, length)
             seconds = plan_time.run_seconds(run, found, rate, length)

@@ -1,8 +1,9 @@
 """How long a preset's runs take: as measured here, or on an assumed device. No torch."""
 
+import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fedlib.commands.plan_sizes import KnownModel
@@ -50,6 +51,16 @@ def measured_speed(settings: Settings) -> tuple[float | None, float | None]:
     if not rows or not seconds:
         return None, None
     return tokens / seconds, tokens / rows
+
+
+def speeds(settings: Settings) -> Callable[[int | None], tuple[float | None, float | None]]:
+    """`measured_speed` by model.lora_layers: adapters in fewer layers train faster."""
+
+    @functools.cache
+    def speed(layers: int | None) -> tuple[float | None, float | None]:
+        return measured_speed(settings.replace(model={"lora_layers": layers}))
+
+    return speed
 
 
 def _measured(file: Path, settings: Settings) -> tuple[int, float, int]:
