@@ -74,6 +74,20 @@ def test_the_tuning_of_the_real_model_is_that_of_its_runs():
         assert [row[name] for name in columns] in shown
 
 
+def test_the_cut_s_tables_are_those_of_its_run():
+    shown = {columns: table_rows(columns) for columns in (5, 7)}
+    tables = {
+        5: ("01_safety", ("method", "refusal", "benign_refusal", "affirmation", "utility")),
+        7: (
+            "01_backdoor",
+            ("kind", "poison (%)", "aggregator", "filter", "asr", "accuracy", "target"),
+        ),
+    }
+    for columns, (table, names) in tables.items():
+        for row in read_rows(RESULTS / "cut" / "tables" / f"{table}.csv"):
+            assert [row[name] for name in names] in shown[columns], row
+
+
 def test_the_claims_are_those_of_the_real_model():
     rows = read_rows(RESULTS / "real" / "claims.csv")
     wanted = {claim["id"]: claim for claim in claims.all_claims("claims_real.yaml")}
