@@ -93,10 +93,13 @@ def project(tuned: Any, alignment: Mapping[str, Tensor]) -> dict[str, float]:
     alignment: {module: V [out, in]}, aligned less unaligned weight. Where the part of a module's
     update within the columns of V is under PROJECTED of its norm, that part replaces the update (in
     the manner of Safe LoRA, Hsu et al. 2024, whose C = V V'/|V| is here the projector itself).
+    A module without an adapter has no update, and is left out.
     Returns {module: share of its norm that lies within}."""
     found = {}
     for name, v in alignment.items():
         part = tuned.get_submodule(f"base_model.model.{name}")
+        if not hasattr(part, "lora_B"):
+            continue
         b, delta = part.lora_B["default"].weight, part.get_delta_weight("default").detach()
 
         # an orthonormal basis of the columns of V

@@ -103,3 +103,9 @@ def test_updates_that_lie_inside_are_left_as_they_are(tuned, alignment, monkeypa
     posthoc.project(tuned, alignment)
     for name, delta in modules.lora_updates(tuned).items():
         assert torch.equal(delta, before[name])
+
+
+def test_a_module_without_an_adapter_has_nothing_to_project(alignment):
+    upper = chat_model.chat_settings().replace(model={"lora_layers": 2})
+    shares = posthoc.project(chat_model.with_adapter(upper, 0.02), alignment)
+    assert len(shares) == 2 * 7 < len(alignment)
