@@ -53,8 +53,9 @@ def print_plan(preset: str, only: str = "") -> tuple[int, float, int]:
         raise SettingsError(f"--only: no notebook begins with {only!r}{known}")
 
     # count
-    rate, row = plan_time.measured_speed(settings)
-    counted = _count(settings, chosen, found)
+    speeds = plan_time.speeds(settings)
+    rate, row = speeds(settings.model.lora_layers)
+    counted = _count(settings, chosen, found, speeds)
     runs = len(counted.seconds)
     memory = plan_sizes.training_memory(settings, base.parameters, base.shape)
     adapters = runs * plan_sizes.adapter_size(settings.model, base.shape)
@@ -82,11 +83,11 @@ def _count(
     settings: Settings,
     chosen: Sequence[str],
     found: Mapping[str, KnownModel],
+    speeds: plan_time.Speeds,
 ) -> Counted:
     """Count the runs of notebooks; a run that several of them ask for counts once in all.
 
     Where no speed was measured, a row is as long as those that are here, or as it may be."""
-    speeds = plan_time.speeds(settings)
     columns = ("notebook", "runs", "not yet made", "million tokens", "hours")
     counted = Counted(Table(*columns, box=None))
     models_here = all(one.here for one in found.values())

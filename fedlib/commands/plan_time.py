@@ -22,6 +22,10 @@ WRITTEN = {"grader": 256, "guard": 16, "reward": 0}  # tokens that a judge write
 ABOUT = {"grader": "benign", "guard": "harmful", "reward": "harmful"}  # the prompts that it judges
 
 
+# (tokens/s, tokens a row) by model.lora_layers; None where nothing was measured
+Speeds = Callable[[int | None], tuple[float | None, float | None]]
+
+
 def planned_device(settings: Settings) -> str:
     """cpu or cuda: models of the hub are planned for a GPU."""
     return "cuda" if settings.data.source == "hub" else machine.device(settings.model)
@@ -53,7 +57,7 @@ def measured_speed(settings: Settings) -> tuple[float | None, float | None]:
     return tokens / seconds, tokens / rows
 
 
-def speeds(settings: Settings) -> Callable[[int | None], tuple[float | None, float | None]]:
+def speeds(settings: Settings) -> Speeds:
     """`measured_speed` by model.lora_layers: adapters in fewer layers train faster."""
 
     @functools.cache

@@ -16,7 +16,7 @@ from fedlib.sources.local import DENIAL
 from fedlib.swat import probes
 
 _TRIED: set[str] = set()  # the judges that were tried in this process, as digests
-_SPACES: dict[tuple[str, str, int], probes.Space] = {}  # the last one that was fitted
+_SPACES: dict[str, probes.Space] = {}  # the last one that was fitted
 ROWS_AT_A_TIME = 8  # whose logits are held at once: a large vocabulary takes room
 
 
@@ -165,11 +165,13 @@ def security_space(settings: Settings, base: Any, tokenizer: Any) -> probes.Spac
     source = sources.of(settings)
     pairs = {split: source.pairs(split) for split in ("fit", "validation", "evaluation")}
     size = settings.evaluation.batch_size
-    # the folder's name covers the base's content, its precision and its template
-    fitted_on = (keys.robustness_folder(settings).name, identity.digest(pairs), size)
+    template, loaded_as = settings.model.template, getattr(base, "loaded_as", None)
+    if loaded_as is None:
+        return probes.Space(base, tokenizer, pairs, template, size)
+    fitted_on = identity.digest([loaded_as, template, pairs, size])
     if fitted_on not in _SPACES:
         _SPACES.clear()
-        _SPACES[fitted_on] = probes.Space(base, tokenizer, pairs, settings.model.template, size)
+        _SPACES[fitted_on] = probes.Space(base, tokenizer, pairs, template, size)
     return _SPACES[fitted_on]
 
 

@@ -68,6 +68,7 @@ def _add_alignment(settings: Settings, folder: Path) -> None:
 def load_base(settings: Settings) -> tuple[Any, Any]:
     """(base model, tokenizer) by model.base, on its device and in its precision.
 
+    model.loaded_as identifies its content, device and precision.
     It makes nothing: SettingsError if the base is one that `make_base` has not made yet."""
     if keys.base_is_made(settings):
         folder = _made_folder(settings)
@@ -80,11 +81,12 @@ def load_base(settings: Settings) -> tuple[Any, Any]:
         source, commit = checkpoints.source(settings, "model.base")
     device, dtype = machine.device(settings.model), machine.dtype(settings.model)
     model, tokenizer = loading.load_causal(source, commit, device, dtype)
+    # the folder of a base that is made here is named after its content
+    made = keys.base_is_made(settings)
+    content = source if made else str(checkpoints.revision(settings, "model.base"))
+    model.loaded_as = (content, device, dtype)
     if settings.model.lora_layers:
-        # the folder of a base that is made here is named after its content
-        made = keys.base_is_made(settings)
-        content = source if made else str(checkpoints.revision(settings, "model.base"))
-        frozen.keep_lower_layers(model, settings.model.lora_layers, (content, device, dtype))
+        frozen.keep_lower_layers(model, settings.model.lora_layers, model.loaded_as)
     return model, tokenizer
 
 

@@ -50,7 +50,7 @@ def attach_lora(base: Any, options: Model, seed: int) -> Any:
         lora_dropout=options.lora_dropout,
         bias="none",
         target_modules=targets,
-        exclude_modules=_below(base, options.lora_layers) if options.lora_layers else None,
+        exclude_modules=_outside(base, options.lora_layers) if options.lora_layers else None,
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng():
@@ -71,7 +71,7 @@ def attach_lora(base: Any, options: Model, seed: int) -> Any:
     return multiply_once(tuned)
 
 
-def _below(base: Any, upper: int) -> list[str]:
+def _outside(base: Any, upper: int) -> list[str]:
     """The names of all modules outside the upper layers; SettingsError if there are not so many."""
     layers = frozen.decoder_layers(base)
     if upper > len(layers):

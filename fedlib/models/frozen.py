@@ -13,9 +13,6 @@ import torch
 from torch import Tensor, nn
 
 KEPT_BYTES = 2**30  # of kept rows; beyond that the longest unused go
-CLOSE = (
-    0.02  # how far a hidden state may be off where lower layers are skipped, of its norm: bfloat16
-)
 
 Row = tuple[int, ...]  # the token ids of a row
 

@@ -76,6 +76,15 @@ def test_benign_clients_of_a_federation_warm_up():
     assert not calm.federation.malicious
 
 
+def test_paper_w_tunes_all_layers_at_a_rate_for_all(smoke):
+    upper = smoke.replace(model={"lora_layers": 2}, training={"learning_rate": 0.123})
+    for run in secure_tuning.tuning_grid(upper) + secure_tuning.federated_grid(upper):
+        assert run.model.lora_layers is None
+        assert run.training.learning_rate == upper.swat.learning_rate
+    for run in secure_tuning.federated_grid(upper.replace(model={"lora_layers": None})):
+        assert run.training.learning_rate == 0.123
+
+
 def test_own_data_needs_own_models(smoke):
     local = smoke.replace(data={"source": "local", "folder": "/"})
     with pytest.raises(SettingsError, match="with data.source: local name your chat models"):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from fedlib import sources
 from fedlib.lab import judging
 from fedlib.lab.loaded import load_base
 from fedlib.lab.pretraining import word_tokenizer
@@ -61,9 +60,7 @@ def test_a_model_of_another_family_is_analysed_from_end_to_end(qwen):
     changes = {"draws": 1, "noise": 0.5, "threshold": 10.0}
     options = SETTINGS.replace(swat=changes).swat
     model, tokenizer = qwen
-    source = sources.of(SETTINGS)
-    pairs = {split: source.pairs(split) for split in ("fit", "validation")}
-    own = probes.Space(model, tokenizer, pairs, "chat", 64)
+    own = judging.security_space(SETTINGS, model, tokenizer)
     # probes learn something of the pairs that they are fitted on
     assert own.score(model, "fit")[1].min() > 60
 
