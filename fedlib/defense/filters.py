@@ -25,7 +25,8 @@ SMALLEST = 0.02  # of a client's rows: a cluster
 ALIKE = 0.45  # mean cosine between the rows of two clusters from which on they are one group
 # Of the first of these that has an adapter the last LoRA B is looked at; else the last of all.
 MODULES = ("up_proj", "o_proj")
-BATCH = 64  # rows at a time
+BATCH = 64  # rows at a time, at most
+LOGITS = 1 << 26  # of all of them; a large vocabulary takes room, several times over
 
 Encode = Callable[[Sequence[dict]], list[Encoded]]
 
@@ -50,9 +51,11 @@ def row_gradients(tuned: Any, rows: Sequence[Encoded]) -> Tensor:
     each = vmap(grad(loss), in_dims=(None, 0, 0))
     found: list[Tensor] = [matrix] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
+    longest = max(len(ids) for ids, _ in rows)
+    size = max(1, min(BATCH, LOGITS // (longest * tuned.config.vocab_size)))
     with sdpa_kernel(SDPBackend.MATH):  # the others cannot be vectorised
-        for start in range(0, len(order), BATCH):
-            part = order[start : start + BATCH]
+        for start in range(0, len(order), size):
+            part = order[start : start + size]
             ids, labels = training.collate([rows[i] for i in part], matrix.device)
             for i, gradient in zip(part, each(matrix, ids, labels), strict=True):
                 found[i] = gradient
