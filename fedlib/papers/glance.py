@@ -8,6 +8,11 @@ ONE_RULE = "median"  # against the backdoor
 WAYS = ("robust", "fragile")  # the warm-up of paper W, and one control
 
 
+def all_runs(settings: Settings) -> list[Settings]:
+    """The runs of all three papers."""
+    return safety_runs(settings) + backdoor_runs(settings) + tuning_runs(settings)
+
+
 def safety_runs(settings: Settings) -> list[Settings]:
     """Of notebook 10: no attack, the attack, two existing defences, level 2.
 

@@ -31,6 +31,26 @@ def test_row_gradients_are_each_rows_own(loaded, smoke):
     assert torch.allclose(filters.row_gradients(tuned, rows[::-1]), found.flip(0), atol=1e-6)
 
 
+def test_a_large_vocabulary_has_fewer_rows_at_a_time(loaded, smoke, monkeypatch):
+    tuned, tokenizer = loaded
+    rows = encoded(smoke, tokenizer, client_rows(smoke, 0))[:5]
+    found = filters.row_gradients(tuned, rows)
+
+    sizes, collate = [], training.collate
+    monkeypatch.setattr(
+        training, "collate", lambda part, device: sizes.append(len(part)) or collate(part, device)
+    )
+    longest = max(len(ids) for ids, _ in rows)
+    monkeypatch.setattr(filters, "LOGITS", 2 * longest * tuned.config.vocab_size)
+    assert torch.allclose(filters.row_gradients(tuned, rows), found, atol=1e-6)
+    assert sizes == [2, 2, 1]
+
+    # a row by itself is not refused
+    monkeypatch.setattr(filters, "LOGITS", 1)
+    assert torch.allclose(filters.row_gradients(tuned, rows), found, atol=1e-6)
+    assert sizes[3:] == [1] * 5
+
+
 def test_features_are_unit_vectors_of_the_low_half():
     gradients = torch.randn(7, 10, 4, generator=torch.Generator().manual_seed(0))
     found = filters.features(gradients)
