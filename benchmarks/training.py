@@ -31,11 +31,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fedlib import federation, stacked
-from fedlib.models import adapter, frozen
+from fedlib.models import adapter, frozen, on_gpu
 from fedlib.settings import presets
 
 RATE = 1.0e-4
 WARM_STEPS = 2  # of each way, uncounted
+PEERS = ("peers", "peers, checkpointing", "peers, Liger")
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def clock(device):
 
 def ours(tuned, start, clients, options):
     """One client after another; the tokens seen."""
+    on_gpu.attend_without_plans()
     return sum(
         federation.client_update(tuned, start, rows, options, RATE, seed)[2]
         for seed, rows in enumerate(clients)
@@ -134,13 +136,15 @@ def ours(tuned, start, clients, options):
 
 def together(tuned, start, clients, options):
     """All clients at once; the tokens seen."""
+    on_gpu.attend_without_plans()
     seeds = list(range(len(clients)))
     made = stacked.tune_together(tuned, start, clients, options, RATE, seeds)
     return sum(tokens for _, _, tokens in made)
 
 
-def peers(tuned, start, clients, options, checkpointing=False):
+def peers(tuned, start, clients, options, checkpointing=False, liger=False):
     """A new SFTTrainer for each client; the tokens seen."""
+    torch.backends.cuda.enable_cudnn_sdp(True)  # as torch has it
     from datasets import Dataset
     from transformers.trainer_callback import PrinterCallback
     from trl import SFTConfig, SFTTrainer
@@ -168,6 +172,7 @@ def peers(tuned, start, clients, options, checkpointing=False):
                 completion_only_loss=True,
                 bf16=device.type == "cuda",
                 gradient_checkpointing=checkpointing,
+                use_liger_kernel=liger,
                 use_cpu=device.type == "cpu",
                 report_to="none",
                 save_strategy="no",
@@ -188,9 +193,18 @@ def peers(tuned, start, clients, options, checkpointing=False):
     return tokens
 
 
-def peers_as_they_come(*arguments):
+def peers_as_they_come(tuned, *others):
     """The same with TRL's own default, activations computed twice to save memory."""
-    return peers(*arguments, checkpointing=True)
+    try:
+        return peers(tuned, *others, checkpointing=True)
+    finally:
+        tuned.gradient_checkpointing_disable()
+
+
+def peers_with_liger(tuned, *others):
+    """The same with the kernels of liger-kernel, which TRL leaves in the model."""
+    with on_gpu.restored(tuned.get_base_model()):
+        return peers(tuned, *others, liger=True)
 
 
 def tokenizer():
@@ -259,6 +273,7 @@ def compare(name, clients, steps, device, dtype, file=None):
     ways = {"ours": ours, "ours, at once": together, "peers": peers}
     if device == "cuda":
         ways["peers, checkpointing"] = peers_as_they_come
+        ways["peers, Liger"] = peers_with_liger
     about = {"shape": name, "clients": clients, "steps": steps, "peak": peak}
     lines = measured_ways(ways, given, options, device, about | {"weights": weights}, file)
 
@@ -308,7 +323,7 @@ def ratios(lines):
     """How many times the peers' speed ours have."""
     speed = {found["way"]: found.get("speed") for found in lines}
     whole, upper = ("ours", "ours, at once"), ("ours, new rows", "ours, kept rows")
-    pairs = [(own, peer) for peer in ("peers", "peers, checkpointing") for own in whole]
+    pairs = [(own, peer) for peer in PEERS for own in whole]
     pairs += [(f"upper third: {own}", "upper third: peers") for own in upper]
     for own, peer in pairs:
         if speed.get(own) and speed.get(peer):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedlib import training
-from fedlib.models import adapter
+from fedlib.models import adapter, on_gpu
 from fedlib.settings import errors
 from fedlib.settings.errors import SettingsError
 from fedlib.settings.groups import Training
@@ -103,7 +103,7 @@ def tune_together(
     ]
     losses, tokens = [], np.zeros(len(clients), dtype=int)
     tuned.train()
-    with _own_adapters(tuned, views):
+    with on_gpu.quick_steps(tuned), _own_adapters(tuned, views):
         for batch in zip(*drawn, strict=True):
             chosen = [
                 [rows[i] for i in picked] for rows, picked in zip(clients, batch, strict=True)

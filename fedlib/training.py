@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedlib.models import on_gpu
 from fedlib.settings.groups import Training
 
 Encoded = tuple[list[int], int]  # token ids of prompt and response, and the prompt's length
@@ -141,7 +142,8 @@ def tune(
     # a training that failed half-way leaves its gradients behind
     optimizer.zero_grad(set_to_none=True)
     model.train()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), on_gpu.quick_steps(model):
         torch.manual_seed(seed)
         for batch in batches(lengths, options.batch_size, options.steps, seed):
             tokens += sum(lengths[i] for i in batch)

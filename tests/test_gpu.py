@@ -5,11 +5,12 @@ Skipped where there is none: `make gpu` runs it."""
 import crossings
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from fedlib import federation, stacked
+from fedlib import federation, stacked, training
 from fedlib.aggregation import RULES, aggregate, ranks, residuals
 from fedlib.lab import client_data, loaded
-from fedlib.models import adapter
+from fedlib.models import adapter, on_gpu
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 RATE = 1.0e-3
@@ -46,15 +47,38 @@ def test_training_on_a_gpu_is_that_on_a_cpu_except_for_rounding(smoke, at_once):
 
 
 @pytest.mark.parametrize("at_once", [False, True])
-def test_a_step_of_training_waits_at_most_once_a_pass(smoke, at_once):
-    """transformers looks once a pass whether rows are packed; nothing else is read in a step."""
+def test_a_step_of_training_never_waits(smoke, at_once):
     crossed = []
     for steps in (2, 4):
         with crossings.Crossings() as seen:
             trained(smoke, "cuda", at_once, steps)
         crossed.append(len(seen.found))
-    passes = (1 if at_once else 3) * smoke.training.accumulation
-    assert crossed[1] - crossed[0] <= 2 * passes
+    assert crossed[1] == crossed[0]
+
+
+@pytest.mark.parametrize("kind", on_gpu.FUSED)
+def test_kernels_of_liger_give_the_same_gradient_except_for_rounding(kind):
+    pytest.importorskip("liger_kernel")
+    config = AutoConfig.for_model(
+        kind,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        vocab_size=50,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).to("cuda")
+    rows = [([3, 8, 5, 9, 12, 4], 2), ([7, 2, 6], 1)]
+    plain = training.gradient(model, list(model.parameters()), rows)
+    with on_gpu.quick_steps(model):
+        assert model.model.norm._get_name() == "LigerRMSNorm"
+        fused = training.gradient(model, list(model.parameters()), rows)
+    again = training.gradient(model, list(model.parameters()), rows)
+    assert torch.equal(again, plain) and not torch.equal(fused, plain)
+    assert (fused - plain).norm() < 1e-4 * plain.norm()
 
 
 def aggregated(rule, clients, device):

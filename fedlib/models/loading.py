@@ -17,7 +17,7 @@ from transformers import (
     GenerationConfig,
 )
 
-from fedlib.models import adapter, chat, checkpoints, frozen, hub
+from fedlib.models import adapter, chat, checkpoints, frozen, hub, on_gpu
 from fedlib.settings import errors, machine
 from fedlib.settings.errors import DataError
 from fedlib.settings.schema import Settings
@@ -32,6 +32,7 @@ def load_causal(source: str, commit: str | None, device: str, dtype: str) -> Loa
     device: as torch names it; dtype: float32, bfloat16, .... Code in a checkpoint is never run.
     DataError, in one line, if it cannot be loaded."""
     revision = commit or "main"
+    on_gpu.attend_without_plans()
     with hub.explained(source, "model"):
         tokenizer = _tokenizer(source, revision)
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -194,6 +195,7 @@ def load_classifier(settings: Settings, field: str) -> Loaded:
 @functools.lru_cache(maxsize=2)
 def _classifier(source, commit, device, dtype, _revision):
     revision = commit or "main"
+    on_gpu.attend_without_plans()
     with hub.explained(source, "model"):
         tokenizer = _tokenizer(source, revision)
         classifier, report = AutoModelForSequenceClassification.from_pretrained(
