@@ -1,6 +1,6 @@
 """Responses in batches: left padding, a temperature, a seed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from fedlib.models import chat, templates
 from fedlib.settings.schema import Settings
+
+MOST_PADDED = 2  # times its length
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,11 @@ def complete(
     ends = _ends(model, tokenizer, decoding)
     options = _options(tokenizer, decoding, ends)
 
-    # Texts of about one length share a batch, so that little of it is padding.
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     said = [""] * len(ids)
     model.eval()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        for start in range(0, len(order), decoding.batch_size):
-            batch = order[start : start + decoding.batch_size]
+        for batch in _batches([len(row) for row in ids], decoding):
             padded, mask = _left_padded([ids[i] for i in batch], tokenizer.pad_token_id)
             made = model.generate(
                 input_ids=padded.to(device), attention_mask=mask.to(device), **options
@@ -83,6 +82,23 @@ def complete(
             for i, new in zip(batch, made[:, padded.shape[1] :].tolist(), strict=True):
                 said[i] = _decoded(tokenizer, new, ends).strip()
     return said
+
+
+def _batches(lengths: Sequence[int], decoding: Decoding) -> Iterator[list[int]]:
+    """The places of texts, in batches of about one length, so that little of them is padding.
+
+    Where answers are drawn they depend on the batches, so those are cut by number only. Greedy ones
+    do not: there no text is padded to more than MOST_PADDED times its length."""
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        full = len(batch) == decoding.batch_size
+        if batch and not decoding.temperature:
+            full = full or lengths[place] > MOST_PADDED * lengths[batch[0]]
+        if full:
+            yield batch
+            batch = []
+        batch.append(place)
+    yield batch
 
 
 def _decoded(tokenizer: Any, new: list[int], ends: Sequence[int]) -> str:

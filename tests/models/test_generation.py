@@ -77,3 +77,16 @@ def test_a_short_text_is_padded_on_the_left():
     ids, mask = generation._left_padded([[5], [6, 7, 8]], pad=0)
     assert ids.tolist() == [[0, 0, 5], [6, 7, 8]]
     assert mask.tolist() == [[0, 0, 1], [1, 1, 1]]
+
+
+def test_greedy_texts_are_not_padded_to_more_than_twice_their_length():
+    lengths = [9, 3, 30, 4, 6, 7, 5, 31, 3, 12]
+    greedy = generation.Decoding("plain", 4, 0.0, 3)
+    cut = list(generation._batches(lengths, greedy))
+    assert sorted(sum(cut, [])) == list(range(10)) and max(map(len, cut)) == 3
+    for batch in cut:
+        own = [lengths[i] for i in batch]
+        assert max(own) <= 2 * min(own)
+    # drawn answers depend on their batch, so only its size counts
+    drawn = generation.Decoding("plain", 4, 0.7, 3)
+    assert list(map(len, generation._batches(lengths, drawn))) == [3, 3, 3, 1]
