@@ -241,7 +241,8 @@ def kind(settings: Settings, field: str) -> str:
 def check_causal(settings: Settings, field: str) -> None:
     """SettingsError unless what a field names is whole and a causal LM by its config.json.
 
-    field: model.base or data.generator; a name without a checkpoint of its own passes."""
+    field: model.base or data.generator; a name without a checkpoint of its own passes. The base
+    must have as many layers as the adapter is to be in."""
     name = wanted(settings, field)
     if gguf_files.is_gguf(name) or added_to(name) or name in ("scratch", groups.WRITTEN_FILES):
         return
@@ -251,6 +252,12 @@ def check_causal(settings: Settings, field: str) -> None:
         raise SettingsError(
             f"{field}: {place or name} is a {found}, not a causal LM: it has no head that writes, "
             "and one would be made up at random"
+        )
+    config, upper = read_config(settings, field), settings.model.lora_layers
+    layers = next((config[name] for name in LAYERS if name in config), None)
+    if field == "model.base" and upper and isinstance(layers, int) and upper > layers:
+        raise SettingsError(
+            f"model.lora_layers: {upper} is more than the {layers} layers of {place or name}"
         )
 
 

@@ -65,6 +65,15 @@ def test_another_head_is_one_line_before_any_work(tmp_path, monkeypatch, head):
     one_line(error, "model.base: ", "other is a Llama", "not a causal LM")
 
 
+def test_more_adapted_layers_than_there_are_is_one_line_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, "make", lambda *_: pytest.fail("no work may begin"))
+    folder = standins.checkpoint(tmp_path / "small", "llama")
+    settings = settings_of(folder).replace(model={"lora_layers": 99})
+    with pytest.raises(SettingsError) as error:
+        runs.get(settings)
+    one_line(error, "model.lora_layers: 99 is more than the", "layers of", "small")
+
+
 def test_a_masked_lm_is_one_line_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr(steps, "make", lambda *_: pytest.fail("no work may begin"))
     folder = standins.checkpoint(tmp_path / "bert")
