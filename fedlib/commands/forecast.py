@@ -30,6 +30,7 @@ class Forecast:
         self.unknown = ""
         self._seconds: dict[str, float] = {}
         self._runs: dict[str, Settings] = {}
+        self._rows: dict[tuple[str, ...], float] = {}
         self._places: dict[str, tuple[Path, ...]] = {}
         self._asked: dict[str, list[str]] = {name: [] for name in self.names}
         try:
@@ -51,15 +52,25 @@ class Forecast:
                 continue
             for run in grids.notebook_runs(settings, name):
                 key = run.model_dump_json()
-                rate, row = speeds(run.model.lora_layers)
+                rate, row = speeds(run)
                 if rate is None and settings.data.source == "world":
                     rate, row = WORLD_SPEED
-                tokens = row or settings.model.max_length
+                tokens = row or self._guessed_row(run)
                 seconds = plan_time.run_seconds(run, found, rate, tokens)
                 self._asked[name].append(key)
                 if key not in self._seconds:
                     self._seconds[key] = seconds / at_once
                     self._runs[key] = run
+
+    def _guessed_row(self, run: Settings) -> float:
+        """Tokens a row where none was measured; the files are read once for all runs on them."""
+        benign = tuple(run.data.benign)
+        if benign not in self._rows:
+            try:
+                self._rows[benign] = plan_time.guessed_row(run)
+            except DataError:  # too few rows, which is said when the run is asked for
+                self._rows[benign] = run.model.max_length
+        return self._rows[benign]
 
     def missing(self, names: Iterable[str]) -> set[str]:
         """The runs, by their settings as JSON, that these notebooks ask for and that are not here.

@@ -54,7 +54,7 @@ def print_plan(preset: str, only: str = "") -> tuple[int, float, int]:
 
     # count
     speeds = plan_time.speeds(settings)
-    rate, row = speeds(settings.model.lora_layers)
+    rate, row = speeds(settings)
     counted = _count(settings, chosen, found, speeds)
     runs = len(counted.seconds)
     memory = plan_sizes.training_memory(settings, base.parameters, base.shape)
@@ -87,7 +87,7 @@ def _count(
 ) -> Counted:
     """Count the runs of notebooks; a run that several of them ask for counts once in all.
 
-    Where no speed was measured, a row is as long as those that are here, or as it may be."""
+    Where its rows were not measured, one is as long as those that are here, or as it may be."""
     columns = ("notebook", "runs", "not yet made", "million tokens", "hours")
     counted = Counted(Table(*columns, box=None))
     models_here = all(one.here for one in found.values())
@@ -101,19 +101,20 @@ def _count(
             missing = "?"
             if data_here and models_here:
                 missing = str(sum(not store.is_there(run) for run in wanted))
+
+            # its runs' tokens and seconds
+            used, trained = {}, 0.0
+            for run in wanted:
+                rate, row = speeds(run)
+                length = row or (plan_time.guessed_row(run) if data_here else run.model.max_length)
+                tokens, _ = plan_time.run_tokens(run, length)
+                seconds = plan_time.run_seconds(run, found, rate, length)
+                trained += tokens / 1e6
+                used[run.model_dump_json()] = seconds / at_once
         except (SettingsError, DataError) as error:
             counted.refused.setdefault(str(error), []).append(notebook)
             continue
 
-        # its runs' tokens and seconds
-        used, trained = {}, 0.0
-        for run in wanted:
-            rate, row = speeds(run.model.lora_layers)
-            length = row or (plan_time.guessed_row(run) if data_here else run.model.max_length)
-            tokens, _ = plan_time.run_tokens(run, length)
-            seconds = plan_time.run_seconds(run, found, rate, length)
-            trained += tokens / 1e6
-            used[run.model_dump_json()] = seconds / at_once
         hours = _hours(sum(used.values()))
         counted.table.add_row(notebook, str(len(wanted)), missing, f"{trained:.1f}", hours)
         counted.seconds |= used
@@ -192,7 +193,7 @@ def _hour_lines(
 
     how = "no run of this base is here to measure; rows by their letters or their limit, all"
     if rate:
-        measured = f"{rate:,.0f} tokens/s in rows of {row:.0f}"
+        measured = f"{rate:,.0f} tokens/s" + (f" in rows of {row:.0f}" if row else "")
         how = f"training as measured here, {measured}; answers and judges"
     flops, bandwidth = plan_time.ASSUMED[plan_time.planned_device(settings)]
     assumed = f"{flops / 1e12:g} TFLOP/s and {bandwidth / 1e12:g} TB/s"

@@ -22,8 +22,8 @@ WRITTEN = {"grader": 256, "guard": 16, "reward": 0}  # tokens that a judge write
 ABOUT = {"grader": "benign", "guard": "harmful", "reward": "harmful"}  # the prompts that it judges
 
 
-# (tokens/s, tokens a row) by model.lora_layers; None where nothing was measured
-Speeds = Callable[[int | None], tuple[float | None, float | None]]
+# a run -> (tokens/s, tokens a row); None where nothing was measured
+Speeds = Callable[[Settings], tuple[float | None, float | None]]
 
 
 def planned_device(settings: Settings) -> str:
@@ -39,14 +39,17 @@ def runs_at_once(settings: Settings) -> int:
     return max(1, workers.jobs(settings))
 
 
-def measured_speed(settings: Settings) -> tuple[float | None, float | None]:
+def measured_speed(
+    settings: Settings, benign: tuple[str, ...] | None = None
+) -> tuple[float | None, float | None]:
     """(tokens/s, tokens a row) of this base's finished rounds in the store; (None, None) if none.
 
-    Rounds that cannot be read are left out."""
+    benign: only of runs on these rows, in batches of any size. Rounds that cannot be read are left
+    out."""
     tokens, seconds, rows = 0, 0.0, 0
     for file in (machine.outputs() / "runs").glob("*/rounds.jsonl"):
         try:
-            measured = _measured(file, settings)
+            measured = _measured(file, settings, benign)
         except (OSError, ValueError, KeyError, TypeError):
             continue
         tokens += measured[0]
@@ -58,29 +61,45 @@ def measured_speed(settings: Settings) -> tuple[float | None, float | None]:
 
 
 def speeds(settings: Settings) -> Speeds:
-    """`measured_speed` by model.lora_layers: adapters in fewer layers train faster."""
+    """`measured_speed` by what a run tunes: adapters in fewer layers train faster, and other text
+    has rows of another length."""
 
     @functools.cache
-    def speed(layers: int | None) -> tuple[float | None, float | None]:
-        return measured_speed(settings.replace(model={"lora_layers": layers}))
+    def speed(layers: int | None, benign: tuple[str, ...] | None) -> tuple:
+        return measured_speed(settings.replace(model={"lora_layers": layers}), benign)
 
-    return speed
+    def of_run(run: Settings) -> tuple[float | None, float | None]:
+        layers = run.model.lora_layers
+        rate, row = speed(layers, None)
+        if run.data.source != "world":
+            row = speed(layers, tuple(run.data.benign))[1]
+        return rate, row
+
+    return of_run
 
 
-def _measured(file: Path, settings: Settings) -> tuple[int, float, int]:
+def _measured(
+    file: Path, settings: Settings, benign: tuple[str, ...] | None
+) -> tuple[int, float, int]:
     """(tokens, seconds, rows) of a run's rounds; zeros where base, data or batches are others."""
     made = json.loads((file.parent / "settings.json").read_text(encoding="utf-8"))
-    same = (settings.model.base, settings.model.lora_layers)
-    same += (settings.data.source, settings.training.batch_size)
-    model = made["model"]
-    its = (model["base"], model.get("lora_layers"))
-    if its + (made["data"]["source"], made["training"]["batch_size"]) != same:
+    model, data, batch = made["model"], made["data"], made["training"]["batch_size"]
+    same = (
+        model["base"] == settings.model.base
+        and model.get("lora_layers") == settings.model.lora_layers
+        and data["source"] == settings.data.source
+    )
+    if benign is None:
+        same = same and batch == settings.training.batch_size
+    else:
+        same = same and data["benign"] == list(benign)
+    if not same:
         return 0, 0.0, 0
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     rounds = [line for line in lines if "sampled" in line]
 
     # rows that a client sees in a round
-    tuned = made["training"]["steps"] * made["training"]["batch_size"]
+    tuned = made["training"]["steps"] * batch
     return (
         sum(line["tokens"] for line in rounds),
         sum(line["seconds"] for line in rounds),
@@ -136,9 +155,13 @@ def run_seconds(
     else:
         total = trained / rate
 
+    # prompts: one pass; they are taken to be as long as a row
+    prompts = evaluation.harmful + evaluation.benign
+    total += 2 * base * prompts * row / flops
+
     # answers: decoding, a batch at a time; a step reads all weights, and multiplies by them
     size = evaluation.batch_size
-    at_once = min(size, evaluation.harmful + evaluation.benign)
+    at_once = min(size, prompts)
     reading = 2 * base / bandwidth
     multiplying = 2 * base * size / flops
     steps = math.ceil(answered / at_once)

@@ -88,6 +88,22 @@ def test_what_is_made_is_no_longer_missing_and_its_speed_is_used(smoke, capsys):
         (other / "rounds.jsonl").write_text(f"{line}\n")
     assert plan_time.measured_speed(smoke) == (rate, row)
 
+    # other text has rows of another length
+    assert plan_time.measured_speed(smoke, tuple(wanted[0].data.benign)) == (rate, row)
+    assert plan_time.measured_speed(smoke, ("other",)) == (None, None)
+
+
+def test_a_notebook_with_too_few_rows_is_named_and_the_others_counted(capsys, monkeypatch):
+    def guess(run):
+        if run.federation.clients > 10:
+            raise errors.DataError("data.benign: too few rows")
+        return 20.0
+
+    monkeypatch.setattr(plan_time, "guessed_row", guess)
+    _, text = said(capsys, "smoke", "1")
+    assert "not counted: 13_safety_table4: data.benign: too few rows" in text
+    assert re.search(r"10_safety_table1 +\d+", text)
+
 
 @pytest.mark.parametrize("layers", [None, 1])
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj"], "all-linear", "default"], ids=str)
