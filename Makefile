@@ -28,7 +28,7 @@ test: lint                   ## all tests
 faults: $(INSTALLED)         ## crashes and hostile files in thousands (a quarter of an hour; docs/reliability.md)
 	OMP_NUM_THREADS=1 FEDLIB_FAULTS=200 FEDLIB_FUZZ=900 $(PY) -m pytest tests/faults tests/hostile
 
-gpu: $(INSTALLED)            ## what a machine with a GPU is asked: its tests, and the benchmarks; ten minutes
+gpu: $(INSTALLED)            ## what a machine with a GPU is asked: its tests, the benchmarks, and preset real; 13 minutes at most
 	$(PY) benchmarks/gpu.py
 
 lint: $(INSTALLED)           ## format, style and types

@@ -189,6 +189,9 @@ def peers(tuned, start, clients, options, checkpointing=False, liger=False):
             )
             trainer.remove_callback(PrinterCallback)
             trainer.train()
+            if checkpointing:
+                # or its hooks would have later ways go through all frozen layers
+                tuned.disable_input_require_grads()
         tokens += int(trainer.state.log_history[-1]["num_tokens"])
     return tokens
 

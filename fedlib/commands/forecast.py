@@ -63,7 +63,11 @@ class Forecast:
                     self._runs[key] = run
 
     def _guessed_row(self, run: Settings) -> float:
-        """Tokens a row where none was measured; the files are read once for all runs on them."""
+        """Tokens a row where none was measured; the files are read once for all runs on them.
+
+        Rows of the hub are not fetched for this."""
+        if run.data.source != "local":
+            return run.model.max_length
         benign = tuple(run.data.benign)
         if benign not in self._rows:
             try:

@@ -87,7 +87,8 @@ def _count(
 ) -> Counted:
     """Count the runs of notebooks; a run that several of them ask for counts once in all.
 
-    Where its rows were not measured, one is as long as those that are here, or as it may be."""
+    Where its rows were not measured, their length is guessed from their letters, or taken as the
+    longest that is allowed."""
     columns = ("notebook", "runs", "not yet made", "million tokens", "hours")
     counted = Counted(Table(*columns, box=None))
     models_here = all(one.here for one in found.values())
@@ -191,7 +192,7 @@ def _hour_lines(
     one = total * plan_time.runs_at_once(settings) / max(1, runs)
     yield f"in all {runs} runs, about {_hours(total)} hours; one run {_hours(one)}"
 
-    how = "no run of this base is here to measure; rows by their letters or their limit, all"
+    how = "no run of this base is here to measure; the length of rows is guessed; all"
     if rate:
         measured = f"{rate:,.0f} tokens/s" + (f" in rows of {row:.0f}" if row else "")
         how = f"training as measured here, {measured}; answers and judges"

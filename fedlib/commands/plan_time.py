@@ -111,7 +111,7 @@ def guessed_row(settings: Settings) -> float:
     """Tokens a row of a run, about, by the letters in its first client's rows."""
     rows = client_data.client_rows(settings, 0)
     letters = sum(len(row["instruction"]) + len(row["response"]) for row in rows)
-    return min(settings.model.max_length, letters / len(rows) / LETTERS + AROUND)
+    return min(settings.model.max_length, letters / max(1, len(rows)) / LETTERS + AROUND)
 
 
 def run_tokens(settings: Settings, row: float) -> tuple[float, int]:

@@ -88,7 +88,8 @@ def _batches(lengths: Sequence[int], decoding: Decoding) -> Iterator[list[int]]:
     """The places of texts, in batches of about one length, so that little of them is padding.
 
     Where answers are drawn they depend on the batches, so those are cut by number only. Greedy ones
-    do not: there no text is padded to more than MOST_PADDED times its length."""
+    depend on them by rounding only: there no text is padded to more than MOST_PADDED times its
+    length."""
     batch: list[int] = []
     for place in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         full = len(batch) == decoding.batch_size
@@ -98,7 +99,8 @@ def _batches(lengths: Sequence[int], decoding: Decoding) -> Iterator[list[int]]:
             yield batch
             batch = []
         batch.append(place)
-    yield batch
+    if batch:
+        yield batch
 
 
 def _decoded(tokenizer: Any, new: list[int], ends: Sequence[int]) -> str:

@@ -5,12 +5,15 @@ liger-kernel (`pip install liger-kernel`) has one kernel for each; it is used wh
 and knows the architecture. The results are the same except for rounding."""
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from transformers import masking_utils
+
+from fedlib.settings import errors
 
 FUSED = ("llama", "mistral", "qwen2", "qwen3")  # architectures whose parts liger-kernel replaces
 
@@ -21,7 +24,7 @@ def quick_steps(tuned: Any) -> Iterator[None]:
 
     On a CPU, or for what is not known here, nothing changes. After the block the model and
     transformers are as they were: the kernels cannot be used with torch.func, as the filter of rows
-    does."""
+    does. What is changed is the whole process's, so one model at a time is trained in it."""
     base = tuned.get_base_model() if hasattr(tuned, "get_base_model") else tuned
     if not next(base.parameters()).is_cuda:
         yield
@@ -29,7 +32,9 @@ def quick_steps(tuned: Any) -> Iterator[None]:
     with ExitStack() as undone:
         undone.enter_context(_rows_not_packed())
         apply = _liger()
-        if apply is not None and base.config.model_type in FUSED:
+        # what lower layers made of a row is kept, and must not depend on who asked for it first
+        keeps_rows = hasattr(base, "frozen_layers")
+        if apply is not None and base.config.model_type in FUSED and not keeps_rows:
             undone.enter_context(_fused(base, apply))
         yield
 
@@ -52,18 +57,26 @@ def _liger() -> Callable | None:
 
 @contextmanager
 def _fused(base: Any, apply: Callable) -> Iterator[None]:
-    """A block in which a causal LM has the kernels that apply(model=..., ...) puts into it."""
-    with restored(base):
-        # the loss is computed by `training`, at the labelled tokens only
-        apply(model=base, cross_entropy=False, fused_linear_cross_entropy=False)
+    """A block in which a causal LM has the kernels that apply(model=..., ...) puts into it.
+
+    Where that fails a warning says so, and the block goes on without them."""
+    with ExitStack() as undone:
+        try:
+            with ExitStack() as half:
+                half.enter_context(restored(base))
+                # the loss is computed by `training`, at the labelled tokens only
+                apply(model=base, cross_entropy=False, fused_linear_cross_entropy=False)
+                undone.push(half.pop_all())
+        except Exception as error:
+            why = errors.one_line(error)
+            warnings.warn(f"liger-kernel is not used: {why}", stacklevel=2)
         yield
 
 
 @contextmanager
 def restored(base: Any) -> Iterator[None]:
-    """A block after which a causal LM computes as before, whatever was put into its parts.
-
-    They, and the module of its code, get back the functions and classes that they had."""
+    """A block after which the parts of a causal LM, and the module of its code, have the functions
+    and classes that they had before it."""
     places = [sys.modules[type(base).__module__], *base.modules()]
     before = [dict(vars(place)) for place in places]
     try:
@@ -87,7 +100,10 @@ def _put_back(place: Any, old: dict[str, Any]) -> None:
 @contextmanager
 def _rows_not_packed() -> Iterator[None]:
     """A block in which transformers does not ask the device whether a row holds several texts."""
-    asks = masking_utils.find_packed_sequence_indices
+    asks = getattr(masking_utils, "find_packed_sequence_indices", None)
+    if asks is None:  # another version of transformers
+        yield
+        return
     masking_utils.find_packed_sequence_indices = lambda position_ids: None
     try:
         yield

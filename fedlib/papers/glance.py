@@ -1,6 +1,7 @@
 """The three papers at a glance: a few runs of each, all of them among those of other notebooks."""
 
 from fedlib.papers import backdoor, safety, secure_tuning
+from fedlib.settings.errors import DataError, SettingsError
 from fedlib.settings.schema import Settings
 
 RULES = ("krum", "foolsgold")  # they stand for the existing defences
@@ -9,8 +10,14 @@ WAYS = ("robust", "fragile")  # the warm-up of paper W, and one control
 
 
 def all_runs(settings: Settings) -> list[Settings]:
-    """The runs of all three papers."""
-    return safety_runs(settings) + backdoor_runs(settings) + tuning_runs(settings)
+    """The runs of all three papers, without those of a paper that these settings cannot make."""
+    found = []
+    for paper_runs in (safety_runs, backdoor_runs, tuning_runs):
+        try:
+            found += paper_runs(settings)
+        except (SettingsError, DataError):
+            continue  # its own cell says why
+    return found
 
 
 def safety_runs(settings: Settings) -> list[Settings]:

@@ -52,14 +52,15 @@ def test_kernels_are_there_in_the_block_and_gone_after_it(model):
     assert meanings(model.eval()) == before
 
 
-def test_what_was_done_before_it_failed_is_undone(model):
+def test_kernels_that_fail_are_left_out(model):
     def fails(model, **options):
         apply_made_up(model, **options)
         raise ValueError("a version that does not fit")
 
     before = meanings(model)
-    with pytest.raises(ValueError, match="does not fit"), on_gpu._fused(model, fails):
-        pass
+    with pytest.warns(UserWarning, match="liger-kernel is not used: .*does not fit"):
+        with on_gpu._fused(model, fails):
+            assert meanings(model) == before
     assert meanings(model) == before
 
 

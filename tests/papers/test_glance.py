@@ -5,6 +5,7 @@ import pytest
 from fedlib.lab import keys
 from fedlib.papers import glance, grids
 from fedlib.settings import presets
+from fedlib.settings.errors import SettingsError
 
 PARTS = {
     glance.safety_runs: ("10_safety_table1", 5),
@@ -22,3 +23,15 @@ def test_nothing_is_run_for_the_glance_only(part):
     few = part(mini)
     assert len(few) == count
     assert {keys.key(run) for run in few} <= {keys.key(run) for run in elsewhere}
+
+
+def test_a_paper_that_cannot_run_does_not_keep_the_others_from_running(monkeypatch):
+    mini = presets.load("mini", model={"device": "cpu"})
+    every = glance.all_runs(mini)
+    assert len(every) == sum(count for _, count in PARTS.values())
+
+    def fails(settings):
+        raise SettingsError("swat.pairs: none")
+
+    monkeypatch.setattr(glance, "tuning_runs", fails)
+    assert glance.all_runs(mini) == every[:11]
