@@ -49,7 +49,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 constraints: $(INSTALLED)    ## pin everything anew, all extras jointly
 	$(PY) -m piptools compile -q --all-extras --strip-extras --no-annotate --no-header --no-emit-find-links \
 	  --no-emit-index-url --no-emit-trusted-host --upgrade-package torch==2.13.0 --output-file .venv/pins pyproject.toml
-	(echo "# All extras, pinned jointly; made by: make constraints"; sed 's/^torch==.*/torch==2.13.0/' .venv/pins) > constraints.txt
+	(echo "# All extras, pinned jointly; made by: make constraints"; sed 's/^torch==.*/torch==2.13.0/; /^triton==/d' .venv/pins) > constraints.txt
 
 clean:                       ## forget every run, figure and table
 	rm -rf outputs/* .venv/pins

@@ -1,8 +1,8 @@
 """Training steps on a GPU that do not wait: without questions to the device, in fewer kernels.
 
 transformers computes norms, rotary positions and gates in several kernels each. The package
-liger-kernel (`pip install liger-kernel`) has one kernel for each; it is used where it is installed
-and knows the architecture. The results are the same except for rounding."""
+liger-kernel (extra `gpu`) has one kernel for each; it is used where it is installed and knows the
+architecture. The results are the same except for rounding."""
 
 import sys
 import warnings
