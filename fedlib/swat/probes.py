@@ -120,12 +120,16 @@ def _perturbed(
 def transplanted(model: Any, space: Space, deltas: Mapping, window: int) -> list[dict]:
     """As `robustness`, each cell given its own update of a tuned model instead of noise.
 
-    Returns [{type, layer, loss, accuracy}]."""
-    loss, accuracy = space.untouched(model, "validation")
+    A cell that was not tuned is not asked: nothing has changed there. Returns [{type, layer, loss,
+    accuracy}]."""
+    loss, accuracy = untouched = space.untouched(model, "validation")
     found = []
     for (kind, layer), names in modules.cells(model, window).items():
-        with modules.shifted(model, {name: deltas[name] for name in names if name in deltas}):
-            moved = space.score(model, "validation")
+        own = {name: deltas[name] for name in names if name in deltas and deltas[name].any()}
+        moved = untouched
+        if own:
+            with modules.shifted(model, own):
+                moved = space.score(model, "validation")
         rise = float(moved[0].mean() - loss.mean())
         fall = float(accuracy.mean() - moved[1].mean())
         found.append({"type": kind, "layer": layer, "loss": rise, "accuracy": fall})
