@@ -136,3 +136,22 @@ def test_drift_is_something_with_an_update(chat):
     alone, without = probes.drift(tuned, space, "validation")
     assert alone == moved
     assert without == layers | {"cells": []}
+
+
+def test_a_cell_that_was_not_tuned_is_not_asked(chat, space, monkeypatch):
+    model, _ = chat
+    names = modules.cells(model)
+    tuned, zero = list(names)[0], list(names)[1]
+    deltas = {
+        name: 0.1 * torch.ones_like(model.get_submodule(name).weight) for name in names[tuned]
+    }
+    deltas |= {name: torch.zeros_like(model.get_submodule(name).weight) for name in names[zero]}
+    space.untouched(model, "validation")
+    asked, score = [], probes.Space.score
+    monkeypatch.setattr(
+        probes.Space, "score", lambda self, *given: asked.append(given) or score(self, *given)
+    )
+    found = probes.transplanted(model, space, deltas, window=1)
+    assert len(found) == len(names) and len(asked) == 1
+    moved = [(cell["type"], cell["layer"]) for cell in found if cell["loss"]]
+    assert moved == [tuned]
