@@ -56,6 +56,18 @@ def shifted(model: Any, deltas: Mapping[str, Tensor]) -> Iterator[Any]:
             model.get_submodule(name).weight.data = weight
 
 
+def felt(model: Any, deltas: Mapping[str, Tensor]) -> set[str]:
+    """The modules whose weights {module name: delta [out, in]} would change by more than rounding.
+
+    Before any tuning none does."""
+    found = set()
+    for name, delta in deltas.items():
+        weight = model.get_submodule(name).weight.data
+        if delta.norm() > torch.finfo(weight.dtype).eps * weight.norm():
+            found.add(name)
+    return found
+
+
 def noise(
     model: Any, names: Iterable[str], ratio: float, generator: torch.Generator
 ) -> dict[str, Tensor]:

@@ -120,12 +120,12 @@ def _perturbed(
 def transplanted(model: Any, space: Space, deltas: Mapping, window: int) -> list[dict]:
     """As `robustness`, each cell given its own update of a tuned model instead of noise.
 
-    A cell that was not tuned is not asked: nothing has changed there. Returns [{type, layer, loss,
-    accuracy}]."""
+    A cell whose weights stay the same except for rounding is not asked. Returns [{type, layer, loss, accuracy}]."""
     loss, accuracy = untouched = space.untouched(model, "validation")
+    felt = modules.felt(model, deltas)
     found = []
     for (kind, layer), names in modules.cells(model, window).items():
-        own = {name: deltas[name] for name in names if name in deltas and deltas[name].any()}
+        own = {name: deltas[name] for name in names if name in felt}
         moved = untouched
         if own:
             with modules.shifted(model, own):

@@ -145,7 +145,8 @@ def test_a_cell_that_was_not_tuned_is_not_asked(chat, space, monkeypatch):
     deltas = {
         name: 0.1 * torch.ones_like(model.get_submodule(name).weight) for name in names[tuned]
     }
-    deltas |= {name: torch.zeros_like(model.get_submodule(name).weight) for name in names[zero]}
+    tiny = 1e-12  # as after the one step of an untuned run
+    deltas |= {name: tiny * torch.ones_like(deltas[names[tuned][0]]) for name in names[zero]}
     space.untouched(model, "validation")
     asked, score = [], probes.Space.score
     monkeypatch.setattr(
