@@ -120,7 +120,8 @@ def _perturbed(
 def transplanted(model: Any, space: Space, deltas: Mapping, window: int) -> list[dict]:
     """As `robustness`, each cell given its own update of a tuned model instead of noise.
 
-    A cell whose weights stay the same except for rounding is not asked. Returns [{type, layer, loss, accuracy}]."""
+    A cell whose weights stay the same except for rounding is not asked.
+    Returns [{type, layer, loss, accuracy}]."""
     loss, accuracy = untouched = space.untouched(model, "validation")
     felt = modules.felt(model, deltas)
     found = []
