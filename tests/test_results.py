@@ -75,17 +75,15 @@ def test_the_tuning_of_the_real_model_is_that_of_its_runs():
 
 
 def test_the_cut_s_tables_are_those_of_its_run():
-    shown = {columns: table_rows(columns) for columns in (5, 7)}
     tables = {
-        5: ("01_safety", ("method", "refusal", "benign_refusal", "affirmation", "utility")),
-        7: (
-            "01_backdoor",
-            ("kind", "poison (%)", "aggregator", "filter", "asr", "accuracy", "target"),
-        ),
+        "01_safety": ("method", "refusal", "benign_refusal", "affirmation", "utility"),
+        "01_backdoor": ("kind", "poison (%)", "aggregator", "filter", "asr", "accuracy", "target"),
+        "01_tuning": ("method", "unrefused", "words", "task_accuracy", "probe_loss_rise"),
     }
-    for columns, (table, names) in tables.items():
+    for table, names in tables.items():
+        shown = table_rows(len(names))
         for row in read_rows(RESULTS / "cut" / "tables" / f"{table}.csv"):
-            assert [row[name] for name in names] in shown[columns], row
+            assert [row[name] for name in names] in shown, row
 
 
 def test_the_claims_are_those_of_the_real_model():
