@@ -4,6 +4,7 @@ Skipped where there is none: `make gpu` runs it."""
 
 import crossings
 import pytest
+import standins
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -59,16 +60,7 @@ def test_a_step_of_training_never_waits(smoke, at_once):
 @pytest.mark.parametrize("kind", on_gpu.FUSED)
 def test_kernels_of_liger_give_the_same_gradient_except_for_rounding(kind):
     pytest.importorskip("liger_kernel")
-    config = AutoConfig.for_model(
-        kind,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        vocab_size=50,
-    )
+    config = AutoConfig.for_model(kind, vocab_size=50, **standins.SIZE)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).to("cuda")
     rows = [([3, 8, 5, 9, 12, 4], 2), ([7, 2, 6], 1)]

@@ -61,13 +61,12 @@ def _fused(base: Any, apply: Callable) -> Iterator[None]:
 
     Where that fails a warning says so, and the block goes on without them."""
     with ExitStack() as undone:
+        undone.enter_context(restored(base))
         try:
-            with ExitStack() as half:
-                half.enter_context(restored(base))
-                # the loss is computed by `training`, at the labelled tokens only
-                apply(model=base, cross_entropy=False, fused_linear_cross_entropy=False)
-                undone.push(half.pop_all())
+            # the loss is computed by `training`, at the labelled tokens only
+            apply(model=base, cross_entropy=False, fused_linear_cross_entropy=False)
         except Exception as error:
+            undone.close()
             why = errors.one_line(error)
             warnings.warn(f"liger-kernel is not used: {why}", stacklevel=2)
         yield

@@ -9,17 +9,6 @@ ONE_RULE = "median"  # against the backdoor
 WAYS = ("robust", "fragile")  # the warm-up of paper W, and one control
 
 
-def all_runs(settings: Settings) -> list[Settings]:
-    """The runs of all three papers, without those of a paper that these settings cannot make."""
-    found = []
-    for paper_runs in (safety_runs, backdoor_runs, tuning_runs):
-        try:
-            found += paper_runs(settings)
-        except (SettingsError, DataError):
-            continue  # its own cell says why
-    return found
-
-
 def safety_runs(settings: Settings) -> list[Settings]:
     """Of notebook 10: no attack, the attack, two existing defences, level 2.
 
@@ -62,3 +51,17 @@ def tuning_runs(settings: Settings) -> list[Settings]:
         and not run.federation.malicious
         and (not run.swat.warmup or run.swat.modules in WAYS)
     ]
+
+
+PAPERS = (safety_runs, backdoor_runs, tuning_runs)
+
+
+def all_runs(settings: Settings) -> list[Settings]:
+    """The runs of all three papers, without those of a paper that these settings cannot make."""
+    found = []
+    for paper_runs in PAPERS:
+        try:
+            found += paper_runs(settings)
+        except (SettingsError, DataError):
+            continue  # its own cell says why
+    return found

@@ -20,7 +20,7 @@ def _more_malicious(settings: Settings) -> list[Settings]:
 
 
 GRIDS: dict[str, tuple[Callable[[Settings], list[Settings]], ...]] = {
-    "01_three_papers": (glance.safety_runs, glance.backdoor_runs, glance.tuning_runs),
+    "01_three_papers": glance.PAPERS,
     "10_safety_table1": (safety.table1_grid,),
     "11_safety_figure3": (_figure3, safety.detection_grid, safety.conflicting_grid),
     "12_safety_table3": (safety.table3_grid,),

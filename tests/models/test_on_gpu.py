@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import standins
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, masking_utils
 
@@ -13,16 +14,7 @@ CODE = sys.modules[LlamaForCausalLM.__module__]
 
 @pytest.fixture
 def model():
-    return LlamaForCausalLM(
-        LlamaConfig(
-            hidden_size=16,
-            intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            vocab_size=20,
-        )
-    ).eval()
+    return LlamaForCausalLM(LlamaConfig(vocab_size=20, **standins.SIZE)).eval()
 
 
 def meanings(model):
